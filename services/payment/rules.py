@@ -10,8 +10,8 @@ from contracts.message import Instant
 class _Order(Struct, frozen=True, kw_only=True):
     """Names an order in everything said about it.
 
-    order_no: what the provider calls it (out_trade_no, 6..32 of [0-9A-Za-z_-]), ours, the same for ever.
-    order_id, person_id (the payer) and obligation_ids are what refs need; the provider carries them for us.
+    order_no: what the provider calls it, ours, the same for ever: number_of(order_id).
+    person_id (the payer) and obligation_ids are what refs need; the provider carries them for us.
     """
 
     provider: str = "wechat"
@@ -72,7 +72,8 @@ class ProviderPaid(_Order, frozen=True, kw_only=True):
     """A verified callback: the payer paid. It may come again, late, and for an order we never made.
 
     Verified means: the provider said it to us as merchant. Amount, state and order are still to be judged.
-    person_id and obligation_ids are empty when the order was not made through our gateway; order_id then too.
+    person_id and obligation_ids are empty when the order was not made through our gateway; order_id is then a made-up
+    uuid that no order has, the same for the same order_no, so that refs and look-ups need no special case.
     amount_fen: what we get. payer_fen: what left the payer's purse. paid_at: the provider's word.
     notice_id: the callback's own id, the same in every repeat.
     """
@@ -86,4 +87,9 @@ class ProviderPaid(_Order, frozen=True, kw_only=True):
     paid_at: Instant
 
 
-MOST_OBLIGATIONS_IN_AN_ORDER = 5    # what the provider's 128 characters of `attach` hold beside the payer and the order
+MOST_OBLIGATIONS_IN_AN_ORDER = 5    # what the provider's 128 characters of `attach` hold beside the payer
+
+
+def number_of(order_id: str) -> str:
+    """The provider's number for an order: our uuid without dashes (out_trade_no, at most 32 of [0-9A-Za-z_-])."""
+    return order_id.replace("-", "")
