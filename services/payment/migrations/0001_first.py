@@ -1,0 +1,16 @@
+"""The engine's tables and the service's own."""
+
+from alembic import op
+
+from services.chassis.migrate import create_declared
+from services.chassis.tables import engine_ddl
+
+revision = "0001"
+down_revision = None
+phase = "expand"
+
+
+def upgrade() -> None:
+    for statement in engine_ddl("payment"):
+        op.execute(statement)
+    create_declared("payment", op.get_bind())
