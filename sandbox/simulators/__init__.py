@@ -1,0 +1,1 @@
+"""What stands outside: doubles of providers that speak their real protocols from a process of their own."""
