@@ -1,0 +1,1 @@
+"""The services: four deciders, one reader, and the chassis they stand on."""

@@ -1,0 +1,1 @@
+"""The microservice chassis: one engine for everything that arrives. It knows no business word."""

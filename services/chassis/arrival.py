@@ -1,0 +1,77 @@
+"""What has arrived, and by which road? The engine's one form for records, requests, timers and outcomes of calls."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from contracts.answers import Answer
+from contracts.reasons import Reason, Refused
+
+if TYPE_CHECKING:
+    from services.chassis.subscriptions import Subscription
+
+
+class RequestKey(NamedTuple):
+    """A command's identity for ever: the partner's code and its own request id."""
+
+    partner: str
+    request_id: str
+
+
+class Raw(NamedTuple):
+    """The bytes as they came, so that what cannot be handled is kept whole. at_ms: when the broker or the door took it."""
+
+    topic: str
+    partition: int | None
+    offset: int | None
+    key: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]
+    value: bytes | None
+    at_ms: int
+
+
+class Arrival:
+    """One message on its way through the engine.
+
+    event_id: the ce_id of a fact of ours (inbox), None for the rest. request: of a command. digest: HMAC of a
+    command's canonical body. refusal: an authentic command that is answered without a handler. parked_seq, job_id,
+    call_id: the row that this message came from and that goes in its transaction. seen: its inbox row stands already.
+    since: when it first waited (system instant). answer: what the partner hears, once that is known.
+    """
+
+    __slots__ = ("answer", "at_ms", "call_id", "digest", "event_id", "job_id", "key", "message", "parked_seq", "partition",
+                 "partner", "raw", "refs", "refusal", "request", "seen", "since", "subscription", "time", "topic", "type")
+
+    def __init__(self, *, type: str, message: Any, subscription: "Subscription | None", refs: tuple[int, ...], raw: Raw) -> None:
+        self.type, self.message, self.subscription, self.refs, self.raw = type, message, subscription, refs, raw
+        self.topic, self.partition, self.at_ms = raw.topic, raw.partition, raw.at_ms
+        self.key = ""
+        self.time = ""
+        self.partner = ""
+        self.event_id: str | None = None
+        self.request: RequestKey | None = None
+        self.digest = b""
+        self.refusal: Refused | None = None
+        self.parked_seq: int | None = None
+        self.job_id: str | None = None
+        self.call_id: str | None = None
+        self.seen = False
+        self.since: datetime | None = None
+        self.answer: Answer | None = None
+
+    @property
+    def sequence(self) -> int:
+        """ce_sequence of a fact: its place among those of its aggregate on this topic, 1 for the first."""
+        return int(dict(self.raw.headers)["ce_sequence"] or 0)
+
+
+class Unreadable(NamedTuple):
+    """What nobody can handle: kept with its reason and without refs, so that a forger freezes no citizen.
+
+    secret: keep only the digest, never the bytes.
+    """
+
+    raw: Raw
+    reason: Reason
+    detail: str
+    type: str = ""
+    secret: bool = False

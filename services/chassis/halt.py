@@ -1,0 +1,66 @@
+"""When is the code wrong, not the data? Too many failures stop the service until an operator resumes it."""
+
+from collections import deque
+
+import asyncpg
+
+IN_A_ROW = 20
+SHARE, OF_LAST = 0.05, 1000
+
+
+class Halted(Exception):
+    """The service has stopped consuming; its messages stay where they are."""
+
+
+class Halt:
+    """Counts handler failures of this process; the row that stops every member outlives restarts."""
+
+    def __init__(self) -> None:
+        self.declared = False
+        self.last_error = ""
+        self._in_a_row = 0
+        self._recent: deque[int] = deque(maxlen=OF_LAST)   # 1: failed; successes of a whole batch are added together
+        self._failures = 0
+
+    def check(self) -> None:
+        """Raises Halted while the service is stopped."""
+        if self.declared:
+            raise Halted(self.last_error)
+
+    def succeeded(self, count: int) -> None:
+        """So many messages were handled."""
+        if count:
+            self._in_a_row = 0
+            for _ in range(min(count, OF_LAST)):
+                self._count(0)
+
+    def failed(self, error: str) -> bool:
+        """A handler failed on one message alone. True: that was one too many."""
+        self._in_a_row += 1
+        self._count(1)
+        self.last_error = error
+        self.declared = self._in_a_row > IN_A_ROW or (
+            len(self._recent) == OF_LAST and self._failures > SHARE * OF_LAST
+        )
+        return self.declared
+
+    def _count(self, failure: int) -> None:
+        if len(self._recent) == OF_LAST:
+            self._failures -= self._recent[0]
+        self._recent.append(failure)
+        self._failures += failure
+
+    async def declare(self, db: asyncpg.Connection) -> None:
+        """Write the row that stops every member of the service, and stop. Raises Halted."""
+        await db.execute(
+            "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3) on conflict do nothing",
+            self._failures, len(self._recent), self.last_error)
+        raise Halted(self.last_error)
+
+    async def read(self, db: asyncpg.Connection) -> None:
+        """Learn what other members or an operator decided."""
+        row = await db.fetchrow("select last_error from halt where lane = '*'")
+        if row is None and self.declared:
+            self._in_a_row, self._failures = 0, 0
+            self._recent.clear()
+        self.declared, self.last_error = row is not None, row["last_error"] if row else ""

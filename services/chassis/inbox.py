@@ -1,0 +1,120 @@
+"""Has this been handled before? Event ids of facts, request ids of commands."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.json import Decoder, encode
+
+from contracts.answers import Accepted, Answer, Rejected
+from contracts.reasons import Reason, refused
+from services.chassis.arrival import Arrival, RequestKey
+
+if TYPE_CHECKING:
+    from services.chassis.transaction import Transaction
+
+_decode_answer = Decoder(Accepted | Rejected).decode
+
+
+class SomeSeen(Exception):
+    """Some facts of the batch were handled before: the batch runs again and asks which."""
+
+
+class Known(NamedTuple):
+    """A request as it was first sent. answer: None while it is still being worked on."""
+
+    digest: bytes
+    answer: Answer | None
+
+
+async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bool) -> list[Arrival]:
+    """Enter the facts into the inbox; what was there already, or comes twice in the batch, falls out.
+
+    SomeSeen: at least one was there; only then it is worth asking for the ids (ask_which), which costs more.
+    """
+    ids = sorted({a.event_id for a in arrivals if a.event_id is not None and not a.seen})
+    fresh = set(ids)
+    if ids and not ask_which:
+        tag = await tx.execute("insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing", ids)
+        if tag != f"INSERT 0 {len(ids)}":
+            raise SomeSeen
+    elif ids:
+        rows = await tx.fetch(
+            "insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing returning ce_id::text", ids)
+        fresh = {row[0] for row in rows}
+    left = []
+    for arrival in arrivals:
+        if arrival.event_id is None or arrival.seen:
+            left.append(arrival)
+        elif arrival.event_id in fresh:
+            fresh.discard(arrival.event_id)
+            left.append(arrival)
+    return left
+
+
+async def known_requests(tx: "Transaction", arrivals: list[Arrival]) -> dict[RequestKey, Known]:
+    """The requests of the batch that came before, with what was answered."""
+    keys = sorted({a.request for a in arrivals if a.request is not None and a.refusal is None})
+    if not keys:
+        return {}
+    rows = await tx.fetch(
+        "select partner, request_id, digest, answer from request"
+        " where (partner, request_id) in (select * from unnest($1::text[], $2::text[]))",
+        [key.partner for key in keys], [key.request_id for key in keys],
+    )
+    return {RequestKey(r[0], r[1]): Known(r[2], None if r[3] is None else _decode_answer(r[3])) for r in rows}
+
+
+def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey, Known]) -> list[Arrival]:
+    """Commands that came before are answered from memory, or refused when the body differs; the rest is left.
+
+    A parked command that is redriven finds no row of its own: rows are written with the answer, or the promise of one.
+    """
+    left = []
+    for arrival in wave:
+        if arrival.request is None:
+            left.append(arrival)
+            continue
+        before = known.get(arrival.request)
+        if before is None or (before.answer is None and arrival.seen):
+            known[arrival.request] = Known(arrival.digest, None)
+            left.append(arrival)
+        elif before.digest != arrival.digest:
+            refuse(tx, arrival, Reason.IDEMPOTENCY_CONFLICT, field="request_id")
+        else:
+            arrival.answer = before.answer or tx.answers.get(arrival.request)
+            if arrival.answer is not None:
+                tx.reply(arrival.request, type(arrival.answer), encode(arrival.answer), arrival.key, arrival.partition)
+    return left
+
+
+def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = "") -> None:
+    """Answer a command without a handler and without remembering the request."""
+    if arrival.request is None:
+        return
+    refusal = arrival.refusal or refused(reason, field=field)
+    arrival.answer = Rejected(request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal)
+    tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.partition)
+
+
+async def remember_requests(tx: "Transaction", handled: list[Arrival]) -> None:
+    """Write the batch's commands with their answers, and the answers that earlier commands were promised."""
+    new: dict[RequestKey, Arrival] = {a.request: a for a in handled if a.request is not None and not a.seen}
+    rows = []
+    for request, arrival in new.items():
+        answer = tx.answers.get(request)
+        arrival.answer = answer
+        if answer is None and request not in tx.deferred and id(arrival.message) not in tx.waiting:
+            raise AssertionError(f"{arrival.type} was neither answered nor deferred")
+        rows.append((*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key))
+    if rows:
+        await tx.execute(
+            "insert into request(partner, request_id, command, digest, answer, key)"
+            " select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])",
+            *map(list, zip(*rows, strict=True)),
+        )
+    promised = [(*request, encode(answer)) for request, answer in tx.answers.items() if request not in new]
+    if promised:
+        await tx.execute(
+            "update request r set answer = u.a from unnest($1::text[], $2::text[], $3::bytea[]) u(p, i, a)"
+            " where r.partner = u.p and r.request_id = u.i",
+            *map(list, zip(*promised, strict=True)),
+        )

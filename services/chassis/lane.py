@@ -1,0 +1,286 @@
+"""How do records come in? A FastStream batch subscriber in the one shape that loses nothing on a real broker.
+
+A record is done when its transaction has committed; only then does its offset enter `pending`, and only pending offsets
+are ever committed to the broker. On any failure the lane seeks back, so that no later commit passes over the hole.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+
+import asyncpg
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import IllegalStateError, KafkaError
+from faststream import AckPolicy
+from faststream.kafka import KafkaBroker
+from faststream.kafka.message import KafkaAckableMessage
+
+from services.chassis import metrics
+from services.chassis.arrival import Arrival, Raw, Unreadable
+from services.chassis.batch import Engine, Positions
+from services.chassis.database import IDLE_SECONDS, connect, is_broken
+from services.chassis.halt import Halted
+from services.chassis.telemetry import batch_span, log
+from services.chassis.wire import Reader
+
+Runs = dict[TopicPartition, list[ConsumerRecord]]
+MAX_RECORDS, MIN_RECORDS = 1000, 20
+BULK_CPU_SECONDS = 0.005
+FENCED = 75
+
+
+class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
+    """One consumer group of one service: one subscriber, one connection, one lock, one serial loop.
+
+    member: the stable name that the connection guards with a session lock, or "" where nobody hands out names.
+    money_awake: tells a bulk lane whether money had a batch in the last second, so that it takes small bites.
+    """
+
+    def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
+                 money_awake: Callable[[], bool]) -> None:
+        self.name, self.topics, self.engine, self.reader, self.dsn, self.member = name, topics, engine, reader, dsn, member
+        self.group = f"{engine.service}-{name}"
+        self.db: asyncpg.Connection | None = None
+        self.lock = asyncio.Lock()
+        self.stopping = False
+        self.pending: dict[TopicPartition, int] = {}
+        self.dirty = asyncio.Event()
+        self.last_batch = 0.0
+        self.lag_records, self.lag_seconds = 0, 0.0
+        self._failures = 0
+        self._money_awake = money_awake
+
+    def subscribe(self, broker: KafkaBroker) -> None:
+        """Register with the shell. Nothing may raise before the handler: the parser reads no header, the decoder no body."""
+
+        async def parser(records: tuple[ConsumerRecord, ...]) -> KafkaAckableMessage:
+            first = records[0]
+            return KafkaAckableMessage(
+                body=b"", headers={}, batch_headers=[], reply_to="", content_type=None, correlation_id=None,
+                message_id=f"{first.topic}-{first.partition}-{first.offset}", raw_message=records, path={}, consumer=self.sub.consumer,
+            )
+
+        async def decoder(message: KafkaAckableMessage) -> None:
+            return None
+
+        async def handle(message: KafkaAckableMessage) -> None:
+            await self.handle(message.raw_message)
+
+        self.sub = broker.subscriber(
+            *self.topics, group_id=self.group, group_instance_id=self.member or None, batch=True, ack_policy=AckPolicy.MANUAL,
+            parser=parser, decoder=decoder, listener=self, auto_offset_reset="earliest", max_records=MAX_RECORDS,
+            batch_timeout_ms=20, session_timeout_ms=10_000 if self.member else 6_000, heartbeat_interval_ms=1_000,
+            rebalance_timeout_ms=60_000,
+        )
+        handle.__annotations__["message"] = KafkaAckableMessage
+        self.sub(handle)
+
+    # The connection: no lock, no pen
+
+    async def open(self) -> None:
+        """Connect and win the member's name, waiting as long as it takes; before the consumer starts."""
+        self.db = await connect(self.dsn, f"{self.group}-{os.getpid()}", guarded=bool(self.member))
+        waited = False
+        while self.member and not await self.db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", self.member):
+            if not waited:
+                log.warning("member_name_taken", member=self.member)
+                waited = True
+            await asyncio.sleep(0.25)
+        if self.member:
+            self.db.add_termination_listener(lambda *_: self.lost("the connection ended"))
+
+    def lost(self, why: str) -> None:
+        """The connection, and with it the name, is gone: a guarded process ends at once and never writes again."""
+        if self.stopping:
+            return
+        if self.member:
+            log.error("fenced", member=self.member, why=why)
+            os._exit(FENCED)
+        self.db = None
+
+    async def beat(self) -> None:
+        """Keeps the guarded session alive, and notices a freeze before the consumer can rejoin."""
+        while self.member:
+            before = time.monotonic()
+            await asyncio.sleep(IDLE_SECONDS / 3)
+            if time.monotonic() - before > IDLE_SECONDS * 0.8 or self.db is None or self.db.is_closed():
+                self.lost("frozen or closed")
+            elif not self.lock.locked():  # a batch is itself a beat
+                async with self.lock:
+                    try:
+                        await self.db.fetchval("select 1")
+                    except Exception as error:  # noqa: BLE001 - whatever it is, the pen is gone
+                        self.lost(f"the beat failed: {error}")
+
+    # Rebalances: everything is revoked from everybody each time
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        """Wait for the batch in flight, commit what is done in the old generation, forget it."""
+        async with self.lock:
+            await self.flush()
+            self.pending.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and say so."""
+        log.info("assigned", group=self.group, partitions=len(assigned))
+        done = await self._progress()
+        for partition in assigned:
+            position = await self.sub.consumer.position(partition)
+            last = done.get((partition.topic, partition.partition))
+            if last is not None and position > last + 1:
+                metrics.fact_gap(self.engine.service, partition.topic)
+                log.error("gap_refilled", group=self.group, topic=partition.topic, partition=partition.partition,
+                          skipped=position - last - 1)
+                self.sub.consumer.seek(partition, last + 1)
+
+    async def _progress(self) -> dict[tuple[str, int], int]:
+        async with self.lock:
+            if self.db is None:
+                return {}
+            rows = await self.db.fetch('select topic, partition, "offset" from progress where lane = $1', self.name)
+        return {(row[0], row[1]): row[2] for row in rows}
+
+    # Batches
+
+    async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
+        """One batch: done and remembered, or not done and sought back. Never raises."""
+        if self.stopping:
+            return
+        pause = 0.0
+        async with self.lock:
+            runs = self._still_ours(records)
+            if not runs or self.stopping:
+                return
+            started, cpu = time.monotonic(), time.thread_time()
+            try:
+                if self.db is None:
+                    await self.open()
+                async with asyncio.timeout(10):
+                    count = await self._work(runs)
+            except (Exception, asyncio.CancelledError) as error:
+                task = asyncio.current_task()
+                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                    raise  # ours to stop; a stray one from somebody's cancelled task would end this loop in silence
+                self._seek_back(runs)
+                pause = self._failed(error)
+            else:
+                self._failures = 0
+                for partition, run in runs.items():
+                    self.pending[partition] = run[-1].offset + 1
+                self.dirty.set()
+                self.last_batch = time.monotonic()
+                self._measure(runs, count, time.monotonic() - started)
+                self._govern(count, time.thread_time() - cpu)
+        if pause:
+            await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
+
+    async def _work(self, runs: Runs) -> int:
+        arrivals: list[Arrival] = []
+        unreadable: list[Unreadable] = []
+        positions: Positions = {}
+        read = self.reader.read
+        for partition, run in runs.items():
+            positions[partition.topic, partition.partition] = run[-1].offset
+            for r in run:
+                what = read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
+                if what is None:
+                    continue
+                if isinstance(what, Arrival):
+                    arrivals.append(what)
+                else:
+                    unreadable.append(what)
+        if arrivals or unreadable:
+            with batch_span(self.engine.service, self.name, arrivals):
+                await self.engine.run(self.db, arrivals, unreadable, positions, self.name)
+        else:
+            self.engine.halt.check()
+        return len(arrivals)
+
+    def _still_ours(self, records: tuple[ConsumerRecord, ...]) -> Runs:
+        owned = self.sub.consumer.assignment()
+        runs: Runs = {}
+        for record in records:
+            runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+        return {partition: run for partition, run in runs.items() if partition in owned}
+
+    def _seek_back(self, runs: Runs) -> None:
+        owned = self.sub.consumer.assignment()
+        for partition, run in runs.items():
+            if partition in owned:  # else the next owner reads them from the committed offset
+                self.sub.consumer.seek(partition, run[0].offset)
+
+    def _failed(self, error: BaseException) -> float:
+        if is_broken(error) or self.db is None or self.db.is_closed():
+            self.lost(f"{type(error).__name__}: {error}")
+        if isinstance(error, Halted):
+            return 1.0
+        self._failures += 1
+        log.warning("batch_put_back", group=self.group, failures=self._failures, error=f"{type(error).__name__}: {error}"[:300])
+        return float(min(0.1 * 2 ** (self._failures - 1), 5.0))
+
+    def _govern(self, count: int, cpu: float) -> None:
+        """A bulk batch takes at most 5 ms of CPU while money is awake: a million bills never stand before a payment."""
+        if self.name != "bulk" or not count:
+            return
+        fits = int(BULK_CPU_SECONDS * count / cpu) if cpu else MAX_RECORDS
+        self.sub.max_records = max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS
+
+    def _measure(self, runs: Runs, count: int, seconds: float) -> None:
+        consumer = self.sub.consumer
+        self.lag_records = sum(
+            max(0, (consumer.highwater(partition) or 0) - self.pending.get(partition, 0))
+            for partition in consumer.assignment() if partition in self.pending
+        )
+        newest = max(run[-1].timestamp for run in runs.values())
+        self.lag_seconds = max(0.0, time.time() - newest / 1000) if self.lag_records else 0.0
+        metrics.batch(self.engine.service, self.name, count, seconds, self.lag_records, self.lag_seconds)
+
+    # Offsets
+
+    async def flush_often(self) -> None:
+        """Commit what is done, at most every 200 ms; idle costs nothing."""
+        while True:
+            await self.dirty.wait()
+            await asyncio.sleep(0.2)
+            self.dirty.clear()
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush carries them."""
+        consumer = self.sub.consumer
+        if consumer is None:
+            return
+        owned = consumer.assignment()
+        offsets = {partition: offset for partition, offset in self.pending.items() if partition in owned}
+        if not offsets:
+            return
+        try:
+            await asyncio.wait_for(consumer.commit(offsets), 15)
+        except (KafkaError, IllegalStateError, TimeoutError) as error:
+            metrics.commit_failed(self.engine.service, self.name)
+            log.warning("offsets_not_committed", group=self.group, error=type(error).__name__)
+            return
+        for partition, offset in offsets.items():
+            if self.pending.get(partition) == offset:
+                del self.pending[partition]
+
+    async def last_flush(self) -> None:
+        """Before the broker's stop: the batch in flight ends, its offsets go out, and the group hears goodbye at once."""
+        self.stopping = True
+        async with self.lock:
+            await self.flush()
+        _say_goodbye(self.sub.consumer)
+
+
+def _say_goodbye(consumer: object) -> None:
+    """aiokafka sends no LeaveGroup for a static member; without its instance id the ordinary one goes out on stop."""
+    coordinator = getattr(consumer, "_coordinator", None)
+    if coordinator is not None:
+        coordinator._group_instance_id = None
+
+
+def broker_options() -> dict[str, object]:
+    """Settings of the connection to Kafka that every lane shares."""
+    return {"request_timeout_ms": 15_000, "metadata_max_age_ms": 30_000, "allow_auto_create_topics": False, "graceful_timeout": 20}

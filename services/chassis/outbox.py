@@ -1,0 +1,200 @@
+"""What was said in a transaction, and how does it reach the topics? Rows with the data, then a relay in their order."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+from msgspec import Struct
+from msgspec.json import Encoder
+
+from contracts.message import contract_of
+from contracts.topics import MAX_MESSAGE_BYTES
+from services.chassis.ids import partition_of, uuid7
+from services.chassis.telemetry import is_sampled
+
+if TYPE_CHECKING:
+    from services.chassis.transaction import Transaction
+
+COLUMNS = ("batch_id", "n", "part", "topic", "type", "seq", "key", "ce_id", "subject", "ce_time", "journey", "payload")
+_encode = Encoder().encode
+
+
+class Said(NamedTuple):
+    """One message as its row says it. journey: 32 hex digits or empty; the headers are rebuilt from these by rule."""
+
+    part: int
+    topic: str
+    type: str
+    seq: int
+    key: str
+    ce_id: str
+    subject: str
+    ce_time: datetime
+    journey: str
+    payload: bytes
+
+
+class _Form(NamedTuple):
+    topic: str
+    type: str
+    subject: Callable[[Any], str]
+    key: Callable[[Any], str]
+    has_journey: bool
+
+
+class Outbox:
+    """What one transaction says. partitions: of the keys that arrived with it, so that they need not be computed."""
+
+    _forms: dict[tuple[str, type[Struct]], _Form] = {}
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.said: list[Said] = []
+        self.partitions: dict[str, int] = {}
+
+    def add(self, fact: Struct, sequence: int, now: datetime) -> None:
+        """A fact. ValueError: larger than the contract allows, or not this service's to say."""
+        form = self._forms.get((self.service, type(fact))) or self._form(type(fact))
+        payload = _encode(fact)
+        if len(payload) > MAX_MESSAGE_BYTES:
+            raise ValueError(f"{form.type} has {len(payload)} bytes, more than {MAX_MESSAGE_BYTES}")
+        key = form.key(fact)
+        journey = fact.journey if form.has_journey else ""  # type: ignore[attr-defined]
+        self.said.append(
+            Said(self._partition(key), form.topic, form.type, sequence, key, uuid7(), form.subject(fact), now, journey, payload)
+        )
+
+    def add_reply(self, topic: str, kind: str, request_id: str, payload: bytes, key: str, partition: int | None, now: datetime) -> None:
+        """An answer to a partner."""
+        part = self._partition(key) if partition is None else partition
+        self.said.append(Said(part, topic, kind, 1, key, uuid7(), request_id, now, "", payload))
+
+    def _partition(self, key: str) -> int:
+        part = self.partitions.get(key)
+        if part is None:
+            part = self.partitions[key] = partition_of(key)
+        return part
+
+    def _form(self, message: type[Struct]) -> _Form:
+        contract = contract_of(message)
+        if contract.kind != "fact" or contract.owner not in (self.service, "any"):
+            raise ValueError(f"{contract.type} is not {self.service}'s to publish")
+        form = _Form(contract.topic.format(service=self.service), contract.type, attrgetter(contract.subject),
+                     attrgetter(contract.key), "journey" in message.__struct_fields__)
+        self._forms[self.service, message] = form
+        return form
+
+    async def write(self, tx: "Transaction") -> int | None:
+        """Write the rows, under a batch id drawn now, after the locks. None: nothing was said."""
+        if not self.said:
+            return None
+        batch_id: int = (await tx.fetch("insert into unsent default values returning batch_id"))[0][0]
+        await tx.copy("outbox", COLUMNS, [(batch_id, n, *said) for n, said in enumerate(self.said)])
+        return batch_id
+
+
+def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
+    """The CloudEvents binary headers of a message, by rule from its row."""
+    built = [
+        ("ce_specversion", b"1.0"), ("ce_id", said.ce_id.encode()), ("ce_source", source.encode()), ("ce_type", said.type.encode()),
+        ("ce_time", said.ce_time.isoformat().encode()), ("ce_subject", said.subject.encode()),
+        ("ce_sequence", b"%d" % said.seq), ("content-type", b"application/json"),
+    ]
+    if said.journey:
+        flags = "01" if is_sampled(said.journey) else "00"
+        span = said.ce_id[19:23] + said.ce_id[24:]
+        built.append(("traceparent", f"00-{said.journey}-{span}-{flags}".encode()))
+    return built
+
+
+class Memory:
+    """The writer's own messages until the relay has sent them; bounded, because the rows hold them anyway."""
+
+    def __init__(self, limit_bytes: int = 64_000_000) -> None:
+        self._batches: OrderedDict[int, list[Said]] = OrderedDict()
+        self._bytes, self._limit = 0, limit_bytes
+        self.fresh = asyncio.Event()
+
+    def put(self, batch_id: int, said: list[Said]) -> None:
+        """After the commit: these wait to be sent."""
+        self._batches[batch_id] = said
+        self._bytes += sum(len(message.payload) for message in said)
+        while self._bytes > self._limit:
+            _, dropped = self._batches.popitem(last=False)
+            self._bytes -= sum(len(message.payload) for message in dropped)
+        self.fresh.set()
+
+    def take(self, batch_id: int) -> list[Said] | None:
+        """A batch, if it is still here."""
+        said = self._batches.pop(batch_id, None)
+        if said is not None:
+            self._bytes -= sum(len(message.payload) for message in said)
+        return said
+
+
+class Relay:
+    """Sends what was said, in the order of `unsent`; one leader a service, holding a session lock on its connection.
+
+    No transaction is open while it sends. A crash between send and delete sends the batch again; readers know the ids.
+    """
+
+    batches_a_turn = 4
+
+    def __init__(self, service: str, memory: Memory, producer: AIOKafkaProducer) -> None:
+        self.service, self.memory, self.producer = service, memory, producer
+        self._source = f"/{service}"
+        self.sent = 0
+
+    async def run(self, connection: asyncpg.Connection) -> None:
+        """Relay until cancelled or an error; the caller opens a new connection and starts again."""
+        while not await connection.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"):
+            await asyncio.sleep(0.25)
+        while True:
+            self.memory.fresh.clear()
+            if not await self.turn(connection):
+                try:
+                    await asyncio.wait_for(self.memory.fresh.wait(), 0.5)  # another member's batches raise no event here
+                except TimeoutError:
+                    pass
+
+    async def turn(self, connection: asyncpg.Connection) -> int:
+        """Send the oldest batches and take them off `unsent`. Returns how many batches; 0: nothing to do."""
+        rows = await connection.fetch("select batch_id, at from unsent order by batch_id limit $1", self.batches_a_turn)
+        if not rows:
+            return 0
+        said: list[Said] = []
+        for batch_id, at in rows:
+            said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
+        await self._send(said)
+        await connection.execute("delete from unsent where batch_id = any($1::bigint[])", [row[0] for row in rows])
+        self.sent += len(said)
+        return len(rows)
+
+    async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:
+        records = await connection.fetch(
+            "select part, topic, type, seq, key, ce_id::text, subject, ce_time, journey, payload from outbox"
+            " where batch_id = $1 and at = $2 order by n", batch_id, at)
+        return [Said(*record) for record in records]
+
+    async def _send(self, said: list[Said]) -> None:
+        runs: dict[tuple[str, int], list[Said]] = {}
+        for message in said:
+            runs.setdefault((message.topic, message.part), []).append(message)
+        sends = []
+        for (topic, part), run in runs.items():
+            batch = self.producer.create_batch()
+            for message in run:
+                parts = {"key": message.key.encode(), "value": message.payload, "timestamp": None, "headers": headers(message, self._source)}
+                if batch.append(**parts) is None:  # full: it goes first, the next one follows in the same partition
+                    batch.close()
+                    sends.append(await self.producer.send_batch(batch, topic, partition=part))
+                    batch = self.producer.create_batch()
+                    batch.append(**parts)
+            batch.close()
+            sends.append(await self.producer.send_batch(batch, topic, partition=part))
+        await asyncio.gather(*sends)

@@ -1,0 +1,124 @@
+"""What could not be handled, and how does it come back? Parked messages, those behind them, and those that wait."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from hashlib import sha256
+from typing import TYPE_CHECKING, NamedTuple
+
+from msgspec.json import Decoder, encode
+
+from contracts.operations import MessageParked
+from contracts.reasons import Reason
+from services.chassis.arrival import Arrival, Raw, Unreadable
+from services.chassis.refs import Ref
+from services.chassis.wire import Reader
+
+if TYPE_CHECKING:
+    from services.chassis.transaction import Transaction
+
+PARKED, WAITING, AWAITS, REFUSED = "PARKED", "WAITING", "AWAITS", "REFUSED"
+_decode_headers = Decoder(list[tuple[str, bytes | None]]).decode
+_PARK = """
+with p as (
+    insert into parked(state, reason, detail, type, topic, partition, "offset", key, headers, value, digest, event_id, first_at)
+    select $1::text, $2::text, $3::text, $4::text, $5::text, $6::int, $7::bigint, $8::bytea, $9::bytea, $10::bytea, $11::bytea,
+           $12::uuid, coalesce($13::timestamptz, now())
+    where $12::uuid is null or $1 = 'AWAITS' or not exists (select from inbox where ce_id = $12)
+    on conflict do nothing returning seq
+), r as (
+    insert into parked_ref(ref, seq, state) select ref, p.seq, $1 from p, unnest($14::bigint[]) ref
+)
+select seq from p"""
+
+
+class Found(NamedTuple):
+    """What the parking says about a batch's refs."""
+
+    blocked: set[Ref]
+    awaiting: list[tuple[Ref, int]]
+
+
+async def look(tx: "Transaction", refs: list[Ref], included: Iterable[int]) -> Found:
+    """Which refs are blocked, and which rows await one of them; rows that run in this very batch do not count.
+
+    Its own statement, after the locks: together with them it would read a snapshot from before they were granted.
+    """
+    mine = set(included)
+    rows = await tx.fetch("select ref, seq, state from parked_ref where ref = any($1::bigint[])", refs)
+    return Found(
+        {ref for ref, seq, state in rows if state != AWAITS and seq not in mine},
+        [(ref, seq) for ref, seq, state in rows if state == AWAITS and seq not in mine],
+    )
+
+
+async def park(tx: "Transaction", arrival: Arrival, state: str, reason: Reason, detail: str, refs: Iterable[Ref]) -> None:
+    """Keep a message with its bytes, its reason and its refs. A second time does nothing."""
+    raw = arrival.raw
+    rows = await tx.fetch(
+        _PARK, state, reason.name, _clean(detail), arrival.type, raw.topic, raw.partition, raw.offset, raw.key,
+        encode(raw.headers), raw.value, None, arrival.event_id, arrival.since, sorted(set(refs)),
+    )
+    if rows and state == PARKED:
+        _tell(tx, rows[0][0], reason, arrival.type, raw, len(arrival.refs))
+
+
+async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
+    """Keep what nobody can read or believe, without refs; of a message with a secret only digest, place and path."""
+    raw, secret = unreadable.raw, unreadable.secret
+    rows = await tx.fetch(
+        _PARK, REFUSED, unreadable.reason.name, _clean(unreadable.detail), _clean(unreadable.type), raw.topic, raw.partition, raw.offset,
+        None if secret else raw.key, None if secret else encode(raw.headers), None if secret else raw.value,
+        sha256(raw.value or b"").digest(), None, None, [],
+    )
+    if rows:
+        _tell(tx, rows[0][0], unreadable.reason, unreadable.type, raw, 0)
+
+
+def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
+    source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
+    tx.publish(
+        MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=type, source=source, refs=refs, at=tx.now),
+        sequence=1,
+    )
+
+
+_READ = """select seq, state, type, topic, partition, "offset", key, headers, value, event_id::text, first_at from parked
+where seq = any($1::bigint[]) order by seq"""
+
+
+async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> tuple[list[Arrival], list[Unreadable]]:
+    """Parked rows as arrivals again, in their order; those that still can't be read or believed apart."""
+    arrivals, unreadable = [], []
+    for seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at in await tx.fetch(_READ, sorted(seqs)):
+        raw = Raw(topic, partition, offset, key, tuple(_decode_headers(headers or b"[]")), value, _millis(first_at))
+        again = reader.again(raw, type, trusted=state != REFUSED)
+        if isinstance(again, Arrival):
+            again.parked_seq, again.since, again.seen = seq, first_at, state == AWAITS
+            again.event_id = event_id or again.event_id
+            arrivals.append(again)
+        elif again is not None:
+            unreadable.append(again)
+    return arrivals, unreadable
+
+
+def _clean(text: str) -> str:
+    return text.replace("\x00", "�")  # Postgres text holds no NUL
+
+
+def _millis(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
+
+
+_CLOSE = """
+with recursive closed(seq) as (
+    select unnest($1::bigint[])
+    union
+    select other.seq from closed join parked_ref mine on mine.seq = closed.seq
+    join parked_ref other on other.ref = mine.ref and other.state <> 'AWAITS'
+)
+select p.seq from closed join parked p using (seq) where p.state <> 'SKIPPED' order by 1"""
+
+
+async def together(tx: "Transaction", seq: int) -> list[int]:
+    """A parked row and everything that shares refs with it, directly or through others, in order."""
+    return [row[0] for row in await tx.fetch(_CLOSE, [seq])]

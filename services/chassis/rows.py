@@ -1,0 +1,157 @@
+"""How do values get into tables and out again? Bulk statements built once from a table's columns."""
+
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Any, Generic, TypeVar, cast, get_type_hints
+
+from msgspec import Struct
+from msgspec.json import decode, encode
+from sqlalchemy import Table
+from sqlalchemy.dialects.postgresql import dialect
+from sqlmodel import SQLModel
+
+from services.chassis.transaction import Transaction
+
+Value = TypeVar("Value", bound=Struct)
+Columns = tuple[str, ...]
+
+
+class Rows(Generic[Value]):
+    """A table seen as frozen values: the value's fields are the table's columns, in the same order.
+
+    uuid columns hold text in Python; jsonb columns hold whatever the field's type says. ValueError: the two disagree.
+    """
+
+    def __init__(self, table: type[SQLModel], value: type[Value]) -> None:
+        source = cast(Table, table.__table__)  # type: ignore[attr-defined]
+        self.columns: Columns = tuple(column.name for column in source.columns)
+        fields = value.__struct_fields__
+        if fields != self.columns:
+            raise ValueError(f"{value.__name__} has {fields}, its table {source.name} has {self.columns}")
+        self.name, self.schema, self.value = source.name, source.schema, value
+        self.keys: Columns = tuple(column.name for column in source.primary_key.columns)
+        self.types = {c.name: c.type.compile(dialect()).lower() for c in source.columns}
+        self._positional = value.__match_args__ == fields
+        self._selects: dict[Columns, str] = {}
+        self._reads = {n: _reader(value, n) for n in self.columns if self.types[n] == "jsonb"}
+        self.insert = Insert(self)
+
+    def change(self, *columns: str) -> "Change[Value]":
+        """An update of these columns by primary key."""
+        return Change(self, columns)
+
+    def upsert(self, *, newer: str) -> "Upsert[Value]":
+        """Insert, or replace by primary key when the column `newer` is greater than what stands."""
+        return Upsert(self, newer)
+
+    async def fetch(self, tx: Transaction, **by: Sequence[Any]) -> list[Value]:
+        """All rows whose column is in the list; with several columns, whose columns equal one of the zipped tuples."""
+        columns = tuple(by)
+        if not by[columns[0]]:
+            return []
+        if columns not in self._selects:
+            self._selects[columns] = self._select(columns)
+        return [self.of(record) for record in await tx.fetch(self._selects[columns], *by.values())]
+
+    def of(self, record: Sequence[Any]) -> Value:
+        """The value in a record that was selected in the table's column order, uuids as text."""
+        fields: dict[str, Any] = dict(zip(self.columns, record, strict=True))
+        for name, read in self._reads.items():
+            fields[name] = None if fields[name] is None else read(fields[name])
+        return self.value(*fields.values()) if self._positional else self.value(**fields)
+
+    @property
+    def select(self) -> str:
+        """`select … from …` in the order that `of` expects."""
+        names = ", ".join(f"{n}::text" if self.types[n] == "uuid" else n for n in self.columns)
+        return f"select {names} from {self.name}"  # noqa: S608 - names come from our own table declarations
+
+    def tuples(self, columns: Columns) -> Callable[[Value], tuple[Any, ...]]:
+        """Takes a value's columns as a tuple, jsonb ones encoded."""
+        take = attrgetter(*columns)
+        single = len(columns) == 1
+        encoded = [i for i, name in enumerate(columns) if self.types[name] == "jsonb"]
+
+        def plain(value: Value) -> tuple[Any, ...]:
+            return (take(value),) if single else take(value)
+
+        def with_json(value: Value) -> tuple[Any, ...]:
+            row = list(plain(value))
+            for i in encoded:
+                row[i] = None if row[i] is None else encode(row[i]).decode()
+            return tuple(row)
+
+        return with_json if encoded else plain
+
+    def arrays(self, columns: Columns) -> str:
+        """`$1::uuid[], $2::text[], …` for unnest."""
+        return ", ".join(f"${i}::{self.types[name]}[]" for i, name in enumerate(columns, 1))
+
+    def _select(self, columns: Columns) -> str:
+        if len(columns) == 1:
+            return f"{self.select} where {columns[0]} = any({self.arrays(columns)})"
+        return f"{self.select} where ({', '.join(columns)}) in (select * from unnest({self.arrays(columns)}))"
+
+
+class Insert(Generic[Value]):
+    """New rows: COPY for many, one unnest statement for few."""
+
+    few = 50
+
+    def __init__(self, rows: Rows[Value]) -> None:
+        self.rows, self._tuple = rows, rows.tuples(rows.columns)
+        names = ", ".join(rows.columns)
+        self._sql = f"insert into {rows.name} ({names}) select * from unnest({rows.arrays(rows.columns)})"  # noqa: S608
+
+    async def write(self, tx: Transaction, values: list[Value]) -> None:
+        records = [self._tuple(value) for value in values]
+        if len(records) < self.few:
+            await tx.execute(self._sql, *map(list, zip(*records, strict=True)))
+        else:
+            await tx.copy(self.rows.name, self.rows.columns, records)
+
+
+class Change(Generic[Value]):
+    """New values for some columns of rows that stand; a row that is not there is a bug and raises LookupError."""
+
+    def __init__(self, rows: Rows[Value], columns: Columns) -> None:
+        every = rows.keys + columns
+        self.rows, self._tuple = rows, rows.tuples(every)
+        assigned = ", ".join(f"{c} = u.{c}" for c in columns)
+        same = " and ".join(f"t.{k} = u.{k}" for k in rows.keys)
+        self._sql = (
+            f"update {rows.name} t set {assigned} from unnest({rows.arrays(every)}) u({', '.join(every)}) where {same}"  # noqa: S608
+        )
+
+    async def write(self, tx: Transaction, values: list[Value]) -> None:
+        latest = {record[: len(self.rows.keys)]: record for record in map(self._tuple, values)}
+        tag = await tx.execute(self._sql, *map(list, zip(*latest.values(), strict=True)))
+        if tag != f"UPDATE {len(latest)}":
+            raise LookupError(f"{self.rows.name}: {tag} of {len(latest)} rows that should stand")
+
+
+class Upsert(Generic[Value]):
+    """The latest version of something that arrives by sequence (compacted topics)."""
+
+    def __init__(self, rows: Rows[Value], newer: str) -> None:
+        self.rows, self._tuple, self._newer = rows, rows.tuples(rows.columns), rows.columns.index(newer)
+        names = ", ".join(rows.columns)
+        assigned = ", ".join(f"{c} = excluded.{c}" for c in rows.columns if c not in rows.keys)
+        self._sql = (
+            f"insert into {rows.name} as t ({names}) select * from unnest({rows.arrays(rows.columns)}) "  # noqa: S608
+            f"on conflict ({', '.join(rows.keys)}) do update set {assigned} where excluded.{newer} > t.{newer}"
+        )
+
+    async def write(self, tx: Transaction, values: list[Value]) -> None:
+        keys = [self.rows.columns.index(key) for key in self.rows.keys]
+        latest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+        for record in map(self._tuple, values):
+            key = tuple(record[i] for i in keys)
+            if key not in latest or latest[key][self._newer] < record[self._newer]:
+                latest[key] = record
+        await tx.execute(self._sql, *map(list, zip(*latest.values(), strict=True)))
+
+
+def _reader(value: type[Struct], field: str) -> Callable[[str], Any]:
+    kind = get_type_hints(value)[field]
+    return lambda text: decode(text, type=kind)

@@ -1,0 +1,84 @@
+"""Which function handles which message? Each service fills one list; the engine looks types up in it."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from msgspec import Struct
+from msgspec.json import Decoder
+
+from contracts.message import Contract, Sealed, contract_of
+from contracts.partners import PARTNERS
+from contracts.topics import TOPICS
+from services.chassis.refs import Ref
+from services.chassis.transaction import Transaction
+
+Message = TypeVar("Message", bound=Struct)
+Batch = list[Message]
+Handler = Callable[[Batch[Any], Transaction], Awaitable[None]]
+LANES = ("money", "bulk")
+
+
+class Subscription:
+    """One type of message, who handles it, what it may change, and in which lane it travels.
+
+    contract is None for what never leaves the service: timers and outcomes of calls, named by their class.
+    """
+
+    def __init__(self, message: type[Struct], handler: Handler, refs: Callable[[Any], list[Ref]], lane: str) -> None:
+        self.contract: Contract | None = None
+        self.type = message.__name__
+        try:
+            self.contract = contract_of(message)
+            self.type = self.contract.type
+        except KeyError:
+            pass  # an internal message
+        self.message, self.handler, self.refs, self.lane = message, handler, refs, lane
+        self.decode = Decoder(message).decode
+        self.is_command = self.contract is not None and self.contract.kind == "command"
+        self.seals = _seals(message) if self.is_command else {}
+        topic = TOPICS.get(self.contract.topic) if self.contract else None
+        self.compacted = topic is not None and topic.compacted
+
+
+class Subscriptions:
+    """The list of one service: `on = Subscriptions("billing")`, then `@on(Fact, refs=…, lane=…)` above each handler."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.by_type: dict[str, Subscription] = {}
+
+    def __call__(
+        self, message: type[Message], *, refs: Callable[[Message], list[Ref]], lane: str = "money"
+    ) -> Callable[[Callable[[Batch[Message], Transaction], Awaitable[None]]], Handler]:
+        """Subscribe a handler. refs: all that a message may change, or whose uniqueness it protects."""
+        if lane not in LANES:
+            raise ValueError(f"lane {lane!r}: expected one of {LANES}")
+
+        def subscribe(handler: Callable[[Batch[Message], Transaction], Awaitable[None]]) -> Handler:
+            subscription = Subscription(message, handler, refs, lane)
+            if subscription.type in self.by_type:
+                raise ValueError(f"{self.service} handles {subscription.type} twice")
+            contract = subscription.contract
+            if contract and contract.kind == "command" and contract.owner not in (self.service, "any"):
+                raise ValueError(f"{subscription.type} is a command to {contract.owner}, not to {self.service}")
+            self.by_type[subscription.type] = subscription
+            return handler
+
+        return subscribe
+
+    def topics(self, lane: str) -> list[str]:
+        """The topics that a lane reads: where its facts are published, and the partners' that may send its commands."""
+        names = set()
+        for subscription in self.by_type.values():
+            if subscription.lane != lane or subscription.contract is None:
+                continue
+            if subscription.is_command:
+                names |= {p.topic for p in PARTNERS.values() if subscription.type in p.may and p.kind != "operator"}
+            else:
+                names.add(subscription.contract.topic)
+        return sorted(names)
+
+
+def _seals(message: type[Struct]) -> dict[str, type[Struct]]:
+    """The sealed fields of a message, and what is inside each."""
+    return {name: get_args(kind)[0] for name, kind in get_type_hints(message).items() if get_origin(kind) is Sealed}

@@ -1,0 +1,183 @@
+"""What may a handler do? Read, write, publish, answer, wait, set a timer, ask for a call; all or nothing."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from zoneinfo import ZoneInfo
+
+import asyncpg
+from msgspec import Struct
+from msgspec.json import encode
+
+from contracts.answers import ANSWER_TYPES, Accepted, Answer, Rejected
+from contracts.partners import PARTNERS
+from contracts.reasons import Reason, Refused, refused
+from services.chassis.arrival import Arrival, RequestKey
+from services.chassis.ids import uuid7
+from services.chassis.keys import Keyring
+from services.chassis.outbox import Outbox
+from services.chassis.refs import Ref
+
+if TYPE_CHECKING:
+    from services.chassis.rows import Change, Rows, Upsert
+
+CHINA = ZoneInfo("Asia/Shanghai")
+Value = TypeVar("Value", bound=Struct)
+
+
+class Statement(Protocol):
+    """A bulk statement and the rows it writes."""
+
+    async def write(self, tx: "Transaction", values: list[Any]) -> None:
+        """Write all values at once."""
+        ...
+
+
+class Transaction:
+    """One database transaction over one batch. Made by the engine; a handler never begins or ends it.
+
+    now: business instant (UTC). today: civil date in Asia/Shanghai. keys: to open and make seals.
+    """
+
+    def __init__(self, service: str, connection: asyncpg.Connection, keys: Keyring) -> None:
+        self.service, self.keys = service, keys
+        self.now = datetime.min
+        self.today = date.min
+        self.outbox = Outbox(service)
+        self.answers: dict[RequestKey, Answer] = {}        # given in this transaction
+        self.deferred: set[RequestKey] = set()             # will be given by a later one
+        self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
+        self.jobs: list[tuple[str, datetime, str, bytes]] = []
+        self.calls: list[tuple[str, str, str, bytes]] = []
+        self._connection = connection
+        self._arrivals: dict[int, Arrival] = {}
+        self._writes: dict[Statement, list[Any]] = {}
+
+    # Reading and writing. Every statement of a transaction, the engine's own too, passes one of these three.
+
+    async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
+        """Rows, now."""
+        return await self._connection.fetch(sql, *args)
+
+    async def execute(self, sql: str, *args: Any) -> str:
+        """A statement, now; its command tag (`INSERT 0 3`)."""
+        return await self._connection.execute(sql, *args)
+
+    async def copy(self, table: str, columns: tuple[str, ...], records: list[tuple[Any, ...]]) -> None:
+        """Many new rows, now."""
+        await self._connection.copy_records_to_table(table, records=records, columns=columns)
+
+    def is_closed(self) -> bool:
+        """Whether the connection is gone, so that there is nothing left to roll back."""
+        return self._connection.is_closed()
+
+    def add(self, rows: "Rows[Value]", value: Value) -> None:
+        """A new row, written with all others after this wave."""
+        self._write(rows.insert, value)
+
+    def change(self, change: "Change[Value]", value: Value) -> None:
+        """New values for the columns of the change, by primary key."""
+        self._write(change, value)
+
+    def upsert(self, upsert: "Upsert[Value]", value: Value) -> None:
+        """A new row, or its newer version."""
+        self._write(upsert, value)
+
+    def _write(self, statement: Statement, value: Any) -> None:
+        values = self._writes.get(statement)
+        if values is None:
+            self._writes[statement] = [value]
+        else:
+            values.append(value)
+
+    async def flush(self) -> None:
+        """Write what a wave left; the next wave reads it."""
+        writes, self._writes = self._writes, {}
+        for statement, values in writes.items():
+            await statement.write(self, values)
+
+    # Saying things
+
+    def publish(self, fact: Struct, *, sequence: int) -> None:
+        """A fact of ours. sequence: how many facts this aggregate has said on this topic, 1 for the first."""
+        self.outbox.add(fact, sequence, self.now)
+
+    def accept(self, command: Struct, **result: Any) -> None:
+        """The answer to a command: done."""
+        arrival = self._arrivals[id(command)]
+        self._answer(_key(arrival), arrival.type, result, arrival.key, arrival.partition)
+
+    def refuse(self, command: Struct, reason: Reason | Refused, *, field: str = "", rule: str = "",
+               expected: str = "", got: str = "") -> None:
+        """The answer to a command: not done, nothing changed. got must be masked."""
+        arrival = self._arrivals[id(command)]
+        if isinstance(reason, Reason):
+            reason = refused(reason, field=field, rule=rule, expected=expected, got=got)
+        self._answer(_key(arrival), arrival.type, reason, arrival.key, arrival.partition)
+
+    def request_of(self, command: Struct) -> RequestKey:
+        """The command's identity, for an answer that a later message gives. Taking it defers the answer."""
+        request = _key(self._arrivals[id(command)])
+        self.deferred.add(request)
+        return request
+
+    def answer(self, request: RequestKey, command: str, result: dict[str, Any] | Refused, *, key: str) -> None:
+        """The deferred answer. command: its type name; key: the person_id, the record key of the reply."""
+        self._answer(request, command, result, key, None)
+
+    def _answer(self, request: RequestKey, command: str, result: dict[str, Any] | Refused, key: str, partition: int | None) -> None:
+        if request in self.answers:
+            raise AssertionError(f"{command} {request} is answered twice")
+        answer: Answer
+        if isinstance(result, Refused):
+            answer = Rejected(request_id=request.request_id, command=command, answered_at=self.now, refusal=result)
+        else:
+            answer = Accepted(request_id=request.request_id, command=command, answered_at=self.now, result=result)
+        self.answers[request] = answer
+        self.reply(request, type(answer), encode(answer), key, partition)
+
+    def reply(self, request: RequestKey, kind: type[Answer], body: bytes, key: str, partition: int | None) -> None:
+        """Put an answer's bytes on the partner's reply topic (also for the engine: a stored answer said again)."""
+        self.outbox.add_reply(PARTNERS[request.partner].replies, ANSWER_TYPES[kind], request.request_id, body, key, partition, self.now)
+
+    # Later
+
+    def wait(self, message: Struct, ref: Ref) -> None:
+        """Its ground is not there yet: keep it, and run it again when a batch touches the ref."""
+        self.waiting[id(message)] = ref
+
+    def at(self, run_at: datetime, timer: Struct) -> None:
+        """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds nothing to do."""
+        self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer)))
+
+    def call(self, request: Struct, *, number: str) -> None:
+        """Ask the outside, after this transaction. number: our business number, the same for every attempt."""
+        self.calls.append((uuid7(), number, type(request).__name__, encode(request)))
+
+    def waited(self, message: Struct) -> timedelta:
+        """How long a message has waited for its ground already (system clock); zero the first time."""
+        since = self._arrivals[id(message)].since
+        return timedelta(0) if since is None else datetime.now(UTC) - since
+
+    # The engine's side
+
+    def arrival(self, message: Struct) -> Arrival:
+        """The envelope of a message of this batch: who sent it, under which id and key, when."""
+        return self._arrivals[id(message)]
+
+    def take(self, arrivals: list[Arrival]) -> None:
+        """These arrive; the engine calls it once, after the locks."""
+        for arrival in arrivals:
+            self._arrivals[id(arrival.message)] = arrival
+            if arrival.partition is not None and arrival.key:
+                self.outbox.partitions[arrival.key] = arrival.partition
+
+    def set_now(self, now: datetime) -> None:
+        """The batch's business instant."""
+        self.now = now
+        self.today = now.astimezone(CHINA).date()
+
+
+def _key(arrival: Arrival) -> RequestKey:
+    if arrival.request is None:
+        raise AssertionError(f"{arrival.type} is no command and has no answer")
+    return arrival.request

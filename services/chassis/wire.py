@@ -1,0 +1,199 @@
+"""What do these bytes mean? Records become arrivals, are skipped by their header, or are set aside with a reason."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.json import Decoder, encode
+
+from contracts.message import CONTRACTS
+from contracts.partners import PARTNERS, Partner
+from contracts.reasons import Reason, refused
+from contracts.topics import TOPICS
+from services.chassis import forbidden, trust
+from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
+from services.chassis.ids import millis
+from services.chassis.keys import Keyring, SealBroken
+from services.chassis.refs import number_of
+from services.chassis.subscriptions import Subscription, Subscriptions
+
+KEEP_MONTHS = 13
+_OLD_MS = KEEP_MONTHS * 31 * 86_400_000
+_AHEAD_MS = 300_000
+_untyped = Decoder().decode
+_PARTNER_OF_TOPIC: dict[str, Partner] = {partner.topic: partner for partner in PARTNERS.values()}
+_ANSWERS = frozenset({"answer.accepted.v1", "answer.rejected.v1"})
+
+
+class Reader:
+    """Reads what arrives for one lane of one service. Nothing in it raises: a bad record is a value.
+
+    parks_for: the topics whose undecodable records this lane keeps (the owner's, in the first lane that reads them).
+    """
+
+    def __init__(self, subscriptions: Subscriptions, lane: str, keys: Keyring, parks_for: frozenset[str]) -> None:
+        self.service, self.keys, self.parks_for = subscriptions.service, keys, parks_for
+        self._mine = {s.type.encode(): s for s in subscriptions.by_type.values() if s.lane == lane and s.contract}
+        self._all = subscriptions.by_type
+        self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
+
+    def read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
+        """What a record is to this lane; None: known, and not ours. signed: the bytes that a structured event came in."""
+        kind = None
+        for name, text in raw.headers:
+            if name == "ce_type":
+                kind = text
+                break
+        subscription = self._mine.get(kind) if kind is not None else None
+        if subscription is None and kind in self._known:
+            return None
+        try:
+            if subscription is None:
+                unpacked = _unpacked(raw)
+                if unpacked is None:
+                    return self._stranger(raw, kind)
+                return self.read(unpacked, raw.value)
+            partner = _PARTNER_OF_TOPIC.get(raw.topic)
+            return self._partners(raw, subscription, partner, signed) if partner else self._ours(raw, subscription)
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes do to us, they are kept and the rest goes on
+            return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], (kind or b"").decode("utf-8", "replace")[:80])
+
+    def again(self, raw: Raw, type: str, *, trusted: bool) -> Arrival | Unreadable | None:
+        """A parked message once more. trusted: it was authentic when it was parked, so its age does not count."""
+        subscription = self._all.get(type)
+        if subscription is None:
+            return self.read(raw)
+        if subscription.contract is None:
+            return internal(subscription, raw)
+        if not trusted:
+            return self.read(raw)
+        partner = _PARTNER_OF_TOPIC.get(raw.topic)
+        try:
+            return self._command(raw, subscription, partner) if partner else self._ours(raw, subscription)
+        except Exception as error:  # noqa: BLE001 - as above
+            return Unreadable(raw, Reason.BODY_INVALID, f"{error}"[:300], type)
+
+    def _stranger(self, raw: Raw, kind: bytes | None) -> Unreadable | None:
+        if raw.topic not in self.parks_for:
+            return None
+        if kind is None:
+            return Unreadable(raw, Reason.BODY_INVALID, "no ce_type header")
+        text = kind.decode("utf-8", "replace")[:80]
+        stem, _, version = text.rpartition(".v")
+        known = version.isdigit() and any(name.rpartition(".v")[0] == stem for name in CONTRACTS)
+        return Unreadable(raw, Reason.VERSION_UNSUPPORTED if known else Reason.TYPE_UNKNOWN, text, text)
+
+    def _ours(self, raw: Raw, subscription: Subscription) -> Arrival | Unreadable | None:
+        head = dict(raw.headers)
+        event_id = (head["ce_id"] or b"").decode()
+        age = raw.at_ms - millis(event_id)
+        if age > _OLD_MS:
+            return None  # older than the inbox keeps: it counts as seen
+        if age < -_AHEAD_MS:
+            return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{-age} ms ahead", subscription.type)
+        if raw.value is None:
+            return None if subscription.compacted else Unreadable(raw, Reason.BODY_INVALID, "no value", subscription.type)
+        try:
+            message = subscription.decode(raw.value)
+        except msgspec.MsgspecError as error:
+            return Unreadable(raw, Reason.SCHEMA_INVALID, str(error)[:300], subscription.type)
+        arrival = Arrival(type=subscription.type, message=message, subscription=subscription, refs=tuple(subscription.refs(message)), raw=raw)
+        arrival.key = (raw.key or b"").decode()
+        arrival.time = (head.get("ce_time") or b"").decode()
+        if not subscription.compacted:
+            arrival.event_id = event_id
+        return arrival
+
+    def _partners(
+        self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None
+    ) -> Arrival | Unreadable | None:
+        contract = subscription.contract
+        reason = trust.verify(
+            self.keys, topic=raw.topic, key=raw.key or b"", headers=dict(raw.headers), value=signed or raw.value or b"",
+            broker_ms=raw.at_ms, money=bool(contract and contract.money),
+        )
+        if reason is not None:
+            return Unreadable(raw, reason, "", subscription.type)
+        path = forbidden.find(raw.value or b"")
+        if path is not None:
+            return Unreadable(raw, Reason.SECRET_IN_MESSAGE, path, subscription.type, secret=True)
+        return self._command(raw, subscription, partner)
+
+    def _command(self, raw: Raw, subscription: Subscription, partner: Partner) -> Arrival | Unreadable | None:
+        try:
+            message = subscription.decode(raw.value or b"")
+        except msgspec.MsgspecError as error:
+            return self._misfit(raw, subscription, partner, str(error))
+        if b"\\u0000" in (raw.value or b""):
+            return self._misfit(raw, subscription, partner, "a text holds a NUL character")
+        if getattr(message, "service", self.service) != self.service:
+            return None  # an operator's order to another service
+        head = dict(raw.headers)
+        arrival = Arrival(type=subscription.type, message=message, subscription=subscription, refs=(), raw=raw)
+        arrival.key = (raw.key or b"").decode()
+        arrival.time = (head.get("ce_time") or b"").decode()
+        arrival.partner = partner.code
+        arrival.request = RequestKey(partner.code, message.request_id)
+        expected = getattr(message, subscription.contract.key) if subscription.contract else arrival.key
+        if subscription.type not in partner.may:
+            arrival.refusal = refused(Reason.NOT_PERMITTED, field="ce_type", got=subscription.type)
+        elif arrival.key != expected and subscription.contract and subscription.contract.key == "person_id":
+            arrival.refusal = refused(Reason.SCHEMA_INVALID, field="record key", rule="the key is the person_id", expected=expected)
+        else:
+            arrival.refs = (*subscription.refs(message), request_ref(arrival.request))
+            try:
+                arrival.digest = self.keys.request_digest(_canonical(message, subscription, self.keys))
+            except SealBroken as broken:
+                arrival.refs, arrival.refusal = (), refused(Reason.SCHEMA_INVALID, field=str(broken), rule="the seal opens with the key it names")
+        return arrival
+
+    def _misfit(self, raw: Raw, subscription: Subscription, partner: Partner, error: str) -> Arrival | Unreadable:
+        """Authentic, but not as the contract says: answered if the request can be named, else parked."""
+        try:
+            body = _untyped(raw.value or b"")
+            request_id = body["request_id"]
+            if not isinstance(request_id, str) or not 0 < len(request_id) <= 64 or not request_id.isascii():
+                raise ValueError(request_id)
+        except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
+            return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)
+        rule, _, path = error.rpartition(" - at `")
+        arrival = Arrival(type=subscription.type, message=body, subscription=subscription, refs=(), raw=raw)
+        arrival.key = (raw.key or b"").decode("utf-8", "replace").replace("\x00", "")
+        arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
+        arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`").removeprefix("$."), rule=rule or error)
+        return arrival
+
+
+def request_ref(request: RequestKey) -> int:
+    """The ref of a request: two deliveries of one command meet at one lock."""
+    return number_of(f"request|{request.partner}|{request.request_id}")
+
+
+def internal(subscription: Subscription, raw: Raw) -> Arrival:
+    """A timer or the outcome of a call: our own struct from our own row."""
+    message = subscription.decode(raw.value or b"")
+    return Arrival(type=subscription.type, message=message, subscription=subscription, refs=tuple(subscription.refs(message)), raw=raw)
+
+
+def _unpacked(raw: Raw) -> Raw | None:
+    """A CloudEvent in structured mode, turned into binary mode. None: it is not one."""
+    head = dict(raw.headers)
+    if not (head.get("content-type") or b"").startswith(b"application/cloudevents+json") or raw.value is None:
+        return None
+    event: dict[str, Any] = _untyped(raw.value)
+    attributes = tuple((f"ce_{k}", str(v).encode()) for k, v in event.items() if k not in ("data", "data_base64"))
+    rest = tuple((k, v) for k, v in raw.headers if k != "content-type")
+    if not any(name == "ce_type" for name, _ in attributes):
+        return None
+    return raw._replace(headers=(*attributes, *rest), value=encode(event.get("data")))
+
+
+def _canonical(message: Struct, subscription: Subscription, keys: Keyring) -> bytes:
+    """The command's body with its seals opened: sealing twice gives other bytes, the same wish keeps one digest."""
+    if not subscription.seals:
+        return encode(message)
+    body = {name: getattr(message, name) for name in message.__struct_fields__}
+    place = body.get("channel_ref") or body["request_id"]
+    for name, inside in subscription.seals.items():
+        body[name] = keys.open(body[name], inside, place=place)
+    return encode(body)
