@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from contracts.operations import ServiceHalted
 from contracts.reasons import Reason
 from services.chassis import parking
 from services.chassis.arrival import Arrival, Unreadable
@@ -136,7 +137,24 @@ class Engine:
         self._committed(run)
         log.error("parked", service=self.service, type=arrival.type, error=_text(error))
         if self.halt.failed(_text(error)):
-            await self.halt.declare(db)
+            await self._halt(db)
+
+    async def _halt(self, db: asyncpg.Connection) -> None:
+        """Stop every member of the service, by a row that outlives restarts, and say so. Raises Halted."""
+        failures, handled = self.halt.counts()
+        tx = Transaction(self.service, db, self.keys)
+        run = _Run(self, db, [], set(), wake=False, ask_which=False)
+        async with _committing(tx):
+            await run.lock(tx, ())
+            await tx.execute(
+                "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3) on conflict do nothing",
+                failures, handled, self.halt.last_error)
+            tx.publish(ServiceHalted(service=self.service, failures=failures, handled=handled, last_error=self.halt.last_error,
+                                     at=tx.now), sequence=1)
+            run.batch_id = await tx.outbox.write(tx)
+        run.tx = tx
+        self._committed(run)
+        raise Halted(self.halt.last_error)
 
     async def redrive(self, db: asyncpg.Connection, seqs: Sequence[int]) -> int:
         """Run parked rows again, each with all that waits behind it, in order. Returns how many are gone."""
@@ -202,7 +220,7 @@ class _Run:
             await _save_later(tx)
             self.batch_id = await tx.outbox.write(tx)
             if progress:
-                await _save_progress(tx, *progress)
+                await save_progress(tx, *progress)
 
     async def lock(self, tx: Transaction, refs: Sequence[Ref] | set[Ref]) -> None:
         """All refs of the batch in one sorted statement; the business clock comes along with it."""
@@ -300,7 +318,7 @@ async def _save_later(tx: Transaction) -> None:
             *map(list, zip(*tx.calls, strict=True)))
 
 
-async def _save_progress(tx: Transaction, lane: str, positions: Positions) -> None:
+async def save_progress(tx: Transaction | asyncpg.Connection, lane: str, positions: Positions) -> None:
     """The last offset that is done, in the transaction that did it: the truth that the broker's offsets follow."""
     await tx.execute(
         'insert into progress as p(lane, topic, partition, "offset") select $1::text, * from unnest($2::text[], $3::int[], $4::bigint[])'

@@ -50,12 +50,9 @@ class Halt:
         self._recent.append(failure)
         self._failures += failure
 
-    async def declare(self, db: asyncpg.Connection) -> None:
-        """Write the row that stops every member of the service, and stop. Raises Halted."""
-        await db.execute(
-            "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3) on conflict do nothing",
-            self._failures, len(self._recent), self.last_error)
-        raise Halted(self.last_error)
+    def counts(self) -> tuple[int, int]:
+        """Failures, and messages they are counted among."""
+        return self._failures, len(self._recent)
 
     async def read(self, db: asyncpg.Connection) -> None:
         """Learn what other members or an operator decided."""

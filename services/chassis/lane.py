@@ -19,7 +19,7 @@ from faststream.kafka.message import KafkaAckableMessage
 
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
-from services.chassis.batch import Engine, Positions
+from services.chassis.batch import Engine, Positions, save_progress
 from services.chassis.database import IDLE_SECONDS, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.telemetry import batch_span, log
@@ -38,6 +38,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     money_awake: tells a bulk lane whether money had a batch in the last second, so that it takes small bites.
     """
 
+    deadline_seconds = 10.0      # below graceful_timeout (20 s), and far below rebalance_timeout (60 s)
+
     def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
                  money_awake: Callable[[], bool]) -> None:
         self.name, self.topics, self.engine, self.reader, self.dsn, self.member = name, topics, engine, reader, dsn, member
@@ -46,6 +48,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.lock = asyncio.Lock()
         self.stopping = False
         self.pending: dict[TopicPartition, int] = {}
+        self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
         self.dirty = asyncio.Event()
         self.last_batch = 0.0
         self.lag_records, self.lag_seconds = 0, 0.0
@@ -119,6 +122,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
+            await self._pass_skipped()
             await self.flush()
             self.pending.clear()
 
@@ -157,7 +161,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 if self.db is None:
                     await self.open()
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(self.deadline_seconds):
                     count = await self._work(runs)
             except (Exception, asyncio.CancelledError) as error:
                 task = asyncio.current_task()
@@ -167,36 +171,45 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 pause = self._failed(error)
             else:
                 self._failures = 0
-                for partition, run in runs.items():
-                    self.pending[partition] = run[-1].offset + 1
+                done = {partition: run[-1].offset + 1 for partition, run in runs.items()}
+                if count is None:
+                    self.skipped |= done
+                else:
+                    self.pending |= done
+                    for partition in done:
+                        self.skipped.pop(partition, None)
                 self.dirty.set()
                 self.last_batch = time.monotonic()
-                self._measure(runs, count, time.monotonic() - started)
-                self._govern(count, time.thread_time() - cpu)
+                self._measure(runs, count or 0, time.monotonic() - started)
+                self._govern(count or 0, time.thread_time() - cpu)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
 
-    async def _work(self, runs: Runs) -> int:
+    async def _work(self, runs: Runs) -> int | None:
+        """How many messages of ours were done; None: there was nothing for us, and no transaction was needed."""
         arrivals: list[Arrival] = []
         unreadable: list[Unreadable] = []
         positions: Positions = {}
-        read = self.reader.read
         for partition, run in runs.items():
             positions[partition.topic, partition.partition] = run[-1].offset
-            for r in run:
-                what = read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
+            for record in run:
+                what = self.read(record)
                 if what is None:
                     continue
                 if isinstance(what, Arrival):
                     arrivals.append(what)
                 else:
                     unreadable.append(what)
-        if arrivals or unreadable:
-            with batch_span(self.engine.service, self.name, arrivals):
-                await self.engine.run(self.db, arrivals, unreadable, positions, self.name)
-        else:
+        if not arrivals and not unreadable:
             self.engine.halt.check()
+            return None
+        with batch_span(self.engine.service, self.name, len(arrivals)):
+            await self.engine.run(self.db, arrivals, unreadable, positions, self.name)
         return len(arrivals)
+
+    def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
+        """What a record is to this lane."""
+        return self.reader.read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
 
     def _still_ours(self, records: tuple[ConsumerRecord, ...]) -> Runs:
         owned = self.sub.consumer.assignment()
@@ -245,7 +258,17 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             await self.dirty.wait()
             await asyncio.sleep(0.2)
             self.dirty.clear()
+            if self.skipped:
+                async with self.lock:
+                    await self._pass_skipped()
             await self.flush()
+
+    async def _pass_skipped(self) -> None:
+        """Offsets of foreign records enter the database before the broker hears of them, so that a gap is always a gap."""
+        skipped, self.skipped = self.skipped, {}
+        if skipped and self.db is not None and not self.db.is_closed():
+            await save_progress(self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()})
+            self.pending |= skipped
 
     async def flush(self) -> None:
         """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush carries them."""
@@ -270,6 +293,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Before the broker's stop: the batch in flight ends, its offsets go out, and the group hears goodbye at once."""
         self.stopping = True
         async with self.lock:
+            await self._pass_skipped()
             await self.flush()
         _say_goodbye(self.sub.consumer)
 

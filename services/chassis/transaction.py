@@ -114,9 +114,13 @@ class Transaction:
             reason = refused(reason, field=field, rule=rule, expected=expected, got=got)
         self._answer(_key(arrival), arrival.type, reason, arrival.key, arrival.partition)
 
+    def request(self, command: Struct) -> RequestKey:
+        """The command's identity for ever."""
+        return _key(self._arrivals[id(command)])
+
     def request_of(self, command: Struct) -> RequestKey:
         """The command's identity, for an answer that a later message gives. Taking it defers the answer."""
-        request = _key(self._arrivals[id(command)])
+        request = self.request(command)
         self.deferred.add(request)
         return request
 

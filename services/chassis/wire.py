@@ -46,7 +46,7 @@ class Reader:
                 break
         subscription = self._mine.get(kind) if kind is not None else None
         if subscription is None and kind in self._known:
-            return None
+            return self._foreign(raw, (kind or b"").decode())
         try:
             if subscription is None:
                 unpacked = _unpacked(raw)
@@ -54,7 +54,11 @@ class Reader:
                     return self._stranger(raw, kind)
                 return self.read(unpacked, raw.value)
             partner = _PARTNER_OF_TOPIC.get(raw.topic)
-            return self._partners(raw, subscription, partner, signed) if partner else self._ours(raw, subscription)
+            if partner is None:
+                return self._ours(raw, subscription)
+            if not subscription.is_command:
+                return self._foreign_fact(raw, subscription.type)
+            return self._partners(raw, subscription, partner, signed)
         except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes do to us, they are kept and the rest goes on
             return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], (kind or b"").decode("utf-8", "replace")[:80])
 
@@ -72,6 +76,19 @@ class Reader:
             return self._command(raw, subscription, partner) if partner else self._ours(raw, subscription)
         except Exception as error:  # noqa: BLE001 - as above
             return Unreadable(raw, Reason.BODY_INVALID, f"{error}"[:300], type)
+
+    def _foreign(self, raw: Raw, type: str) -> Unreadable | None:
+        """A known type that another lane or service handles, if that one reads this topic; else nobody would ever say no."""
+        if raw.topic not in self.parks_for or type in self._all:
+            return None
+        contract = CONTRACTS.get(type)
+        if contract is not None and contract.kind == "command" and contract.owner in (*TOPICS[raw.topic].readers, "any"):
+            return None
+        return Unreadable(raw, Reason.NOT_PERMITTED, f"{type} does not belong on {raw.topic}", type)
+
+    def _foreign_fact(self, raw: Raw, type: str) -> Unreadable | None:
+        """A fact on a partner's topic: only its owner says it, on its own topic."""
+        return Unreadable(raw, Reason.NOT_PERMITTED, f"{type} is a fact", type) if raw.topic in self.parks_for else None
 
     def _stranger(self, raw: Raw, kind: bytes | None) -> Unreadable | None:
         if raw.topic not in self.parks_for:

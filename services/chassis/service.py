@@ -1,0 +1,239 @@
+"""What is a running service? Its lanes, door, timers, calls and relay around one engine; how it starts and how it stops."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import asyncpg
+import uvicorn
+import uvloop
+from aiokafka import AIOKafkaProducer
+from aiokafka.codec import lz4_encode
+from aiokafka.record import _crecords
+from faststream.kafka import KafkaBroker
+from faststream.security import BaseSecurity, SASLScram256
+from msgspec import Struct
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from contracts.topics import TOPICS
+from services.chassis import health, telemetry
+from services.chassis.batch import Engine
+from services.chassis.calls import Calls, Gateway
+from services.chassis.database import connect
+from services.chassis.door import Door
+from services.chassis.halt import Halt
+from services.chassis.keys import Keyring, load_keyring
+from services.chassis.lane import Lane, broker_options
+from services.chassis.operators import Operators, Orders
+from services.chassis.outbox import Memory, Relay
+from services.chassis.settings import Kafka, Settings, load_settings
+from services.chassis.subscriptions import LANES, Subscriptions
+from services.chassis.telemetry import log
+from services.chassis.timers import Timers
+from services.chassis.wire import Reader
+
+Gateways = Callable[[Settings, Keyring], Mapping[type[Struct], Gateway]]
+Routes = Callable[[Door, Settings, Keyring], list[Route]]
+
+
+class Service:
+    """One service: `Service("billing", handlers.on).run()`.
+
+    gateways: which provider sends which request. routes: HTTP beside the commands' door (providers' callbacks, pages).
+    """
+
+    def __init__(self, name: str, on: Subscriptions, *, gateways: Gateways | None = None, routes: Routes | None = None) -> None:
+        self.name, self.on, self._gateways, self._routes = name, on, gateways, routes
+
+    def run(self) -> None:
+        """Run until SIGTERM; exit code 0. 75: fenced, the supervisor starts it again at once."""
+        settings = load_settings()
+        telemetry.configure(settings)
+        _cheap_lz4()
+        uvloop.run(self._main(settings))
+
+    async def _main(self, settings: Settings) -> None:
+        running = Running(self, settings)
+        stop = asyncio.Event()
+        for sign in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(sign, stop.set)
+        starting = asyncio.create_task(running.start())
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(50_000, 50, 50)
+            await stopped
+        starting.cancel()
+        await running.stop()
+        log.info("stopped", service=self.name)
+
+
+class Running:
+    """A service in one process: everything that must be opened, kept alive, and closed in order."""
+
+    def __init__(self, service: Service, settings: Settings) -> None:
+        self.settings, self.name, on = settings, service.name, service.on
+        keys = load_keyring(settings.keys)
+        self.memory, self.halt, orders = Memory(), Halt(), Orders(service.name)
+        lanes = {lane: topics for lane in LANES if (topics := on.topics(lane))}
+        readers = {lane: Reader(on, lane, keys, _parks_for(service.name, lane, lanes)) for lane in lanes}
+        door_reader = Reader(on, "money", keys, frozenset())
+        self.engine = Engine(service.name, keys, door_reader, self.memory, self.halt)
+        self.timers = Timers(self.engine, on)
+        self.door = Door(self.engine, on, door_reader)
+        self.lanes = [
+            Lane(lane, topics, self.engine, readers[lane], settings.database, self._member(lane), self.money_awake)
+            for lane, topics in lanes.items()
+        ]
+        order_reader = Reader(orders.on, "money", keys, frozenset({"operators"} if TOPICS["operators"].owner == self.name else ()))
+        order_engine = Engine(service.name, keys, order_reader, self.memory, Halt())
+        if self.name in TOPICS["operators"].readers:
+            self.lanes.append(Operators(
+                orders=orders, timers=self.timers, sandbox=settings.sandbox, engine=order_engine, reader=order_reader,
+                dsn=settings.database, member=self._member("operators"), money_awake=self.money_awake))
+        self.calls = Calls(self.engine, on, service._gateways(settings, keys), self.door) if service._gateways else None
+        routes = service._routes(self.door, settings, keys) if service._routes else []
+        self.vitals = health.Vitals()
+        app = Starlette(routes=[*routes, *self.door.routes(), *health.routes(self.vitals)])
+        host, _, port = settings.door.rpartition(":")
+        self.server = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
+        self.server.capture_signals = nullcontext  # type: ignore[method-assign]  # SIGTERM is ours: door and lanes stop in order
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._broker: KafkaBroker | None = None
+        self._producer: AIOKafkaProducer | None = None
+
+    def money_awake(self) -> bool:
+        """Whether the money lane had a batch in the last second."""
+        now = asyncio.get_running_loop().time()
+        return any(lane.name == "money" and now - lane.last_batch < 1.0 for lane in self.lanes)
+
+    async def start(self) -> None:
+        """Open the door as soon as the database answers; then Kafka, however long it takes."""
+        self._keep("door", self.door.run)
+        self._keep("halt", self._watch)
+        self._tasks.append(asyncio.create_task(self.server.serve()))
+        await asyncio.gather(*(_again_until(lane.open, "database") for lane in self.lanes))
+        self._keep("timers", self.timers.run)
+        if self.calls:
+            self._keep("calls", self.calls.run)
+        self._producer = await _again_until(self._start_producer, "kafka")
+        self._keep("relay", Relay(self.name, self.memory, self._producer).run)
+        self._broker = KafkaBroker(
+            self.settings.kafka.bootstrap, security=_security(self.settings.kafka), client_id=f"{self.name}-{self.settings.member}",
+            logger=None, **broker_options())  # type: ignore[arg-type]
+        for lane in self.lanes:
+            lane.subscribe(self._broker)
+        await _again_until(self._start_broker, "kafka")
+        for lane in self.lanes:
+            self._tasks += [asyncio.create_task(lane.flush_often()), asyncio.create_task(lane.beat())]
+        self.vitals.started = True
+        log.info("started", service=self.name, door=self.settings.door, lanes=[lane.name for lane in self.lanes])
+
+    async def stop(self) -> None:
+        """No new work, the batch in flight ends, offsets go out, the group hears goodbye, then everything closes."""
+        await asyncio.gather(*(lane.last_flush() for lane in self.lanes if self._broker is not None))
+        if self._broker is not None:
+            await self._broker.stop()
+        self.server.should_exit = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._producer is not None:
+            await self._producer.stop()
+        for lane in self.lanes:
+            lane.stopping = True
+            if lane.db is not None:
+                await lane.db.close()  # the member's name is free only now
+
+    def _member(self, lane: str) -> str:
+        return f"{self.name}-{lane}-{self.settings.member}" if self.settings.member >= 0 else ""
+
+    async def _start_broker(self) -> None:
+        assert self._broker is not None
+        try:
+            await self._broker.start()
+        except Exception:
+            await self._broker.stop()
+            raise
+
+    async def _start_producer(self) -> AIOKafkaProducer:
+        kafka = self.settings.kafka
+        sasl = {"sasl_mechanism": "SCRAM-SHA-256", "sasl_plain_username": kafka.user, "sasl_plain_password": kafka.password} if kafka.user else {}
+        producer = AIOKafkaProducer(
+            bootstrap_servers=kafka.bootstrap, client_id=f"{self.name}-relay", acks="all", enable_idempotence=True, compression_type="lz4",
+            max_batch_size=900_000, linger_ms=0, request_timeout_ms=15_000, metadata_max_age_ms=30_000,
+            security_protocol=kafka.security, **sasl)
+        try:
+            await producer.start()
+        except Exception:
+            await producer.stop()
+            raise
+        return producer
+
+    def _keep(self, what: str, run: Callable[[asyncpg.Connection], Awaitable[None]]) -> None:
+        """A loop on a connection of its own, opened again with back-off whenever it ends."""
+
+        async def keep() -> None:
+            pause = 0.1
+            while True:
+                db = None
+                try:
+                    db = await connect(self.settings.database, f"{self.name}-{what}")
+                    self.vitals.database_up = True
+                    pause = 0.1
+                    await run(db)
+                except Exception as error:  # noqa: BLE001 - a loop that ends silently is the worst outcome
+                    self.vitals.database_up = db is not None and not db.is_closed()
+                    log.warning("loop_ended", service=self.name, loop=what, error=f"{type(error).__name__}: {error}"[:300])
+                finally:
+                    if db is not None:
+                        db.terminate()
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+
+        self._tasks.append(asyncio.create_task(keep(), name=what))
+
+    async def _watch(self, db: asyncpg.Connection) -> None:
+        """Each second: is the service halted, and how is it?"""
+        while True:
+            await self.halt.read(db)
+            self.vitals.beat(self.engine.last_commit, [(lane.lag_records, lane.lag_seconds) for lane in self.lanes], self._subscribers_alive())
+            await health.gauges(self.name, db, halted=self.halt.declared)
+            await asyncio.sleep(1.0)
+
+    def _subscribers_alive(self) -> bool:
+        return all(not task.done() for lane in self.lanes if self._broker is not None and hasattr(lane, "sub") for task in lane.sub.tasks)
+
+
+def _parks_for(service: str, lane: str, lanes: Mapping[str, list[str]]) -> frozenset[str]:
+    """The topics this service owns, in the first of its lanes that reads them."""
+    before = {t for other, topics in lanes.items() if list(lanes).index(other) < list(lanes).index(lane) for t in topics}
+    return frozenset(t for t in lanes[lane] if t not in before and t in TOPICS and TOPICS[t].owner == service)
+
+
+def _security(kafka: Kafka) -> BaseSecurity | None:
+    return SASLScram256(kafka.user, kafka.password, use_ssl=False) if kafka.user else None
+
+
+async def _again_until(open_it: Callable[[], Awaitable[Any]], what: str) -> Any:
+    pause = 0.1
+    while True:
+        try:
+            return await open_it()
+        except Exception as error:  # noqa: BLE001 - at start everything may still be down; waiting is the answer
+            log.warning("not_there_yet", what=what, error=f"{type(error).__name__}: {error}"[:200])
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 2.0)
+
+
+def _cheap_lz4() -> None:
+    """aiokafka compresses at lz4's level 9; level 1 costs 4 times less CPU for 6 % more bytes. It has no public setting."""
+    _crecords.default_records.lz4_encode = partial(lz4_encode, level=1)
