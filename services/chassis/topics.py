@@ -20,6 +20,7 @@ from msgspec import Struct
 from contracts.topics import PARTITIONS, PRINCIPALS, TOPICS, Topic
 
 _WAIT_SECONDS = 10.0
+_ANSWER_SECONDS = 5.0     # from a broker that is there
 
 
 class Acl(NamedTuple):
@@ -97,7 +98,7 @@ class Broker:
     (SCRAM-SHA-256). Every call is one request for all topics, and raises KafkaException when the broker refuses."""
 
     def __init__(self, address: str, topics: Mapping[str, Topic] = TOPICS, partitions: int = PARTITIONS) -> None:
-        self.topics, self.partitions = dict(topics), partitions
+        self.topics, self.partitions, self.admin_address = dict(topics), partitions, address
         settings: dict[str, Any] = {"bootstrap.servers": address, "socket.timeout.ms": 10_000,
                                     "log_level": 0, "client.id": "canbao-admin"}
         if "://" in address:
@@ -124,7 +125,7 @@ class Broker:
 
     def plan(self) -> Plan:
         """What differs. A pure look: changes nothing."""
-        present = self.admin.list_topics(timeout=10).topics
+        present = self.admin.list_topics(timeout=_ANSWER_SECONDS).topics
         known = [name for name in self.topics if name in present]
         configs = self._configs(known)
         steps: list[Step] = []

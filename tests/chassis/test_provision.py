@@ -1,0 +1,285 @@
+"""Does a server get what contracts ask for, once and again, and is a drift seen and mended?"""
+
+import argparse
+import base64
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import (
+    AclBinding, AclBindingFilter, AclOperation, AclPermissionType, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic,
+    ResourcePatternType, ResourceType,
+)
+
+from cli import topics as verb
+from contracts.topics import TOPICS, Topic
+from sandbox.stack import Stack, provision_stack
+from services.chassis.migrate import administrator, check, upgrade
+from services.chassis.partitions import drop_partitions, inbox_floor, make_partitions, month, uuid7_floor
+from services.chassis.provision import SCHEMAS, provision_postgres
+from services.chassis.roles import scram_verifier
+from services.chassis.topics import Broker
+from tests.ground import Database
+
+NOVEMBER = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
+SPARE = "canbao_provision_test"
+
+
+@pytest.fixture
+async def spare(stack: Stack) -> AsyncIterator[asyncpg.Connection]:
+    """A second database of the same server, provisioned for November 2026; gone afterwards."""
+    await provision_postgres(stack.pg_admin_dsn, stack.secrets, database=SPARE, now=NOVEMBER)
+    async with administer(stack, SPARE) as conn:
+        yield conn
+    async with administer(stack, "postgres") as conn:
+        await conn.execute(f"drop database {SPARE} with (force)")
+
+
+@asynccontextmanager
+async def administer(stack: Stack, database: str) -> AsyncIterator[asyncpg.Connection]:
+    conn = await asyncpg.connect(stack.pg_admin_dsn, database=database, ssl="disable")
+    try:
+        yield conn
+    finally:
+        await conn.close()
+
+
+async def months_of(conn: asyncpg.Connection, table: str) -> list[str]:
+    rows = await conn.fetch("select inhrelid::regclass::text as name from pg_inherits"
+                            " where inhparent = $1::text::regclass order by 1", table)
+    return [row["name"] for row in rows]
+
+
+# Postgres
+
+def test_provisioning_again_changes_nothing_and_takes_less_than_two_seconds(stack: Stack) -> None:
+    said: list[str] = []
+    started = time.perf_counter()
+    provision_stack(stack, said.append)
+    assert time.perf_counter() - started < 2
+    assert said == []
+    assert Broker(stack.kafka_admin).plan().lines() == []
+
+
+@pytest.mark.parametrize("service", SCHEMAS)
+async def test_tables_as_declared_and_as_migrated_agree(stack: Stack, service: str) -> None:
+    engine = administrator(stack.pg_admin_dsn, stack.database)
+    try:
+        assert await check(service, engine) == []
+        assert await upgrade(service, engine) is False
+    finally:
+        await engine.dispose()
+
+
+async def test_a_drifted_table_is_seen_by_check(stack: Stack, spare: asyncpg.Connection) -> None:
+    await spare.execute("alter table payment.ledger add column forgotten int")
+    engine = administrator(stack.pg_admin_dsn, SPARE)
+    try:
+        found = await check("payment", engine)
+    finally:
+        await engine.dispose()
+    assert len(found) == 1
+    assert "forgotten" in found[0]
+
+
+async def test_a_new_database_has_months_from_now_to_three_months_ahead(spare: asyncpg.Connection) -> None:
+    ahead = ["2026_11", "2026_12", "2027_01", "2027_02"]
+    assert await months_of(spare, "billing.inbox") == [f"billing.inbox_{name}" for name in ahead]
+    assert await months_of(spare, "billing.outbox") == [f"billing.outbox_{name}" for name in ahead]
+    assert await inbox_floor(spare, "billing") == uuid7_floor(datetime(2026, 11, 1, tzinfo=UTC))
+
+
+async def test_an_event_finds_its_month_by_the_time_in_its_id(spare: asyncpg.Connection) -> None:
+    for instant, name in ((NOVEMBER, "inbox_2026_11"), (datetime(2026, 12, 1, tzinfo=UTC), "inbox_2026_12"),
+                          (datetime(2027, 3, 1, tzinfo=UTC) - timedelta(milliseconds=1), "inbox_2027_02")):
+        ce_id = uuid7_floor(instant)[:14] + "7000-8000-000000000001"
+        found = await spare.fetchval("insert into billing.inbox (ce_id) values ($1) returning tableoid::regclass::text", ce_id)
+        assert found == f"billing.{name}"
+
+
+async def test_time_goes_on_and_months_are_made_ahead_and_dropped_behind(stack: Stack, spare: asyncpg.Connection) -> None:
+    later = datetime(2028, 1, 15, tzinfo=UTC)
+    maintainer = await asyncpg.connect(stack.database_url("billing_maintenance", SPARE), ssl="disable")
+    try:
+        made = await make_partitions(maintainer, "billing", now=later)
+        assert made == [f"{table}_{name}" for table in ("inbox", "outbox")
+                        for name in ("2028_01", "2028_02", "2028_03", "2028_04")]
+        assert await make_partitions(maintainer, "billing", now=later) == []
+        dropped = await drop_partitions(maintainer, "billing", now=later)
+        assert dropped == ["inbox_2026_11", "outbox_2026_11", "outbox_2026_12", "outbox_2027_01", "outbox_2027_02"]
+        assert await drop_partitions(maintainer, "billing", now=later) == []
+    finally:
+        await maintainer.close()
+    assert await inbox_floor(spare, "billing") == uuid7_floor(datetime(2026, 12, 1, tzinfo=UTC))
+
+
+async def test_a_detach_that_was_cut_short_is_finished(stack: Stack, spare: asyncpg.Connection) -> None:
+    reader = await asyncpg.connect(stack.database_url("auditor", SPARE), ssl="disable")
+    try:
+        await reader.execute("begin isolation level repeatable read")
+        await reader.fetch("select ce_id from billing.inbox")
+        await spare.execute("set statement_timeout = '200ms'")
+        with pytest.raises(asyncpg.QueryCanceledError):
+            await spare.execute("alter table billing.inbox detach partition billing.inbox_2026_11 concurrently")
+        await reader.execute("rollback")
+    finally:
+        await reader.close()
+    await spare.execute("reset statement_timeout")
+    assert "inbox_2026_11" in await drop_partitions(spare, "billing", now=datetime(2028, 1, 15, tzinfo=UTC))
+
+
+async def test_a_password_is_stored_as_postgres_itself_would_store_it(stack: Stack, database: Database) -> None:
+    async with database.connect() as admin:
+        await admin.execute("set scram_iterations = 4096; create role canbao_scram_test password 'p-ä'")
+        try:
+            theirs = await admin.fetchval("select rolpassword from pg_authid where rolname = 'canbao_scram_test'")
+        finally:
+            await admin.execute("drop role canbao_scram_test")
+    salt = base64.b64decode(theirs.split(":")[1].split("$")[0])
+    assert scram_verifier("p-ä", salt) == theirs
+
+
+@pytest.mark.parametrize(("instant", "later", "first"), [
+    (NOVEMBER, 0, (2026, 11)), (NOVEMBER, 2, (2027, 1)), (NOVEMBER, -11, (2025, 12)), (NOVEMBER, -13, (2025, 10)),
+])
+def test_months_are_counted_over_years(instant: datetime, later: int, first: tuple[int, int]) -> None:
+    assert month(instant, later) == datetime(*first, 1, tzinfo=UTC)
+
+
+def test_the_first_id_of_november_2026_is_the_one_in_the_books() -> None:
+    assert uuid7_floor(datetime(2026, 11, 1, tzinfo=UTC)) == "01a19467-e800-0000-0000-000000000000"
+
+
+# Kafka
+
+LETTERS = Topic(name="provision-test.letters", owner="billing", writers=("billing",), readers=("payment",), retention_days=3)
+
+
+@pytest.fixture
+def letters(stack: Stack) -> Iterator[Broker]:
+    """A broker as contracts with one more topic would see it; without that topic afterwards."""
+    yield (broker := Broker(stack.kafka_admin, TOPICS | {LETTERS.name: LETTERS}))
+    if LETTERS.name in broker.admin.list_topics(timeout=10).topics:
+        broker.admin.delete_topics([LETTERS.name])[LETTERS.name].result()
+    plain = Broker(stack.kafka_admin)
+    plain.apply(plain.plan())
+
+
+def test_a_missing_topic_is_planned_with_its_rights_and_made(letters: Broker) -> None:
+    assert letters.plan().lines() == [
+        "+ topic      provision-test.letters  4 partitions, cleanup.policy=delete, retention.ms=259200000,"
+        " compression.type=producer, max.message.bytes=1048576, message.timestamp.type=CreateTime",
+        "+ acl        billing allow describe topic provision-test.letters",
+        "+ acl        billing allow write topic provision-test.letters",
+        "+ acl        payment allow describe topic provision-test.letters",
+        "+ acl        payment allow read topic provision-test.letters",
+    ]
+    letters.apply(letters.plan())
+    assert not letters.plan()
+
+
+def test_a_changed_setting_is_put_right_and_a_foreign_one_removed(letters: Broker) -> None:
+    letters.apply(letters.plan())
+    drift = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+             for key, value in (("retention.ms", "1000"), ("segment.bytes", "1048576"))]
+    resource = ConfigResource(ConfigResource.Type.TOPIC, LETTERS.name, incremental_configs=drift)
+    letters.admin.incremental_alter_configs([resource])[resource].result()
+
+    assert letters.plan().lines() == [
+        "~ config     provision-test.letters retention.ms  1000 -> 259200000",
+        "- config     provision-test.letters segment.bytes  1048576",
+    ]
+    letters.apply(letters.plan())
+    assert not letters.plan()
+
+
+def test_partitions_are_added_only_while_nobody_has_written(letters: Broker) -> None:
+    letters.admin.create_topics([NewTopic(LETTERS.name, 2, config=LETTERS.config)])[LETTERS.name].result()
+    letters.apply(letters.plan())
+    assert len(letters.admin.list_topics(timeout=10).topics[LETTERS.name].partitions) == 4
+
+    producer = Producer({"bootstrap.servers": letters.admin_address, "log_level": 0})
+    producer.produce(LETTERS.name, b"x")
+    producer.flush(10)
+    grown = Broker(letters.admin_address, letters.topics, partitions=6)
+    line = next(line for line in grown.plan().lines() if LETTERS.name in line)
+    assert line == ("! partitions provision-test.letters  4 -> 6   (it holds records and keys would move:"
+                    " stop the writers and let every reader finish first)")
+    shrunk = Broker(letters.admin_address, {LETTERS.name: LETTERS}, partitions=2)
+    assert "Kafka cannot take partitions away" in shrunk.plan().lines()[0]
+
+
+def test_a_right_that_contracts_do_not_give_is_shown_and_taken_back(stack: Stack) -> None:
+    broker = Broker(stack.kafka_admin)
+    spy = AclBinding(ResourceType.TOPIC, "enrollment.people", ResourcePatternType.LITERAL, "User:wechat", "*",
+                     AclOperation.READ, AclPermissionType.ALLOW)
+    stranger = AclBinding(ResourceType.TOPIC, "enrollment.people", ResourcePatternType.LITERAL, "User:mallory", "10.0.0.1",
+                          AclOperation.READ, AclPermissionType.ALLOW)
+    for future in broker.admin.create_acls([spy, stranger]).values():
+        future.result()
+    expected = [
+        "- acl        mallory allow read topic enrollment.people from 10.0.0.1   (extra: contracts do not grant it)",
+        "- acl        wechat allow read topic enrollment.people   (extra: contracts do not grant it)",
+    ]
+    _until_equal(lambda: list(broker.plan().lines()), list(expected))
+    broker.apply(broker.plan())
+    assert not broker.plan()
+
+
+def test_somebody_elses_wide_right_is_shown_but_left_to_a_person(stack: Stack) -> None:
+    broker = Broker(stack.kafka_admin)
+    wide = AclBinding(ResourceType.TOPIC, "billing", ResourcePatternType.PREFIXED, "User:backup", "*",
+                      AclOperation.READ, AclPermissionType.ALLOW)
+    broker.admin.create_acls([wide])[wide].result()
+    line = "! acl        backup allow read topic billing*   (covers our topics, contracts do not grant it)"
+    try:
+        _until_equal(lambda: list(broker.plan().lines()), [line])
+        broker.apply(broker.plan())
+        assert broker.plan().lines() == [line]
+    finally:
+        mine = AclBindingFilter(ResourceType.TOPIC, "billing", ResourcePatternType.PREFIXED, "User:backup", "*",
+                                AclOperation.READ, AclPermissionType.ALLOW)
+        broker.admin.delete_acls([mine])[mine].result()
+        _until_equal(lambda: list(broker.plan().lines()), [])
+
+
+def _until_equal(look: Callable[[], list[object]], expected: list[object]) -> None:
+    end = time.monotonic() + 10
+    while (found := look()) != expected:
+        assert time.monotonic() < end, found
+
+
+# The verb
+
+def say(stack: Stack, *words: str) -> int:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    return verb.run(parser.parse_args([*words, "--kafka", stack.kafka_admin]))
+
+
+def test_plan_says_what_differs_by_its_exit_code_and_apply_mends_it(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+    assert say(stack, "plan") == 0
+    assert capsys.readouterr().out == f"{len(TOPICS)} topics and their rights are as contracts ask\n"
+
+    broker = Broker(stack.kafka_admin)
+    broker.admin.delete_topics(["billing.operations"])["billing.operations"].result()
+    _until_equal(lambda: [say(stack, "plan")], [1])
+    assert "+ topic      billing.operations  4 partitions" in capsys.readouterr().out
+
+    assert say(stack, "apply") == 0
+    assert capsys.readouterr().out.endswith("applied\n")
+    assert say(stack, "plan", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "equal": True, "authorizer": True, "applied": False, "differences": [], "left": []}
+
+
+def test_a_broker_that_does_not_answer_is_one_line_and_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    assert verb.run(parser.parse_args(["plan", "--kafka", "127.0.0.1:1"])) == 2
+    assert capsys.readouterr().err.startswith("canbao topics: the broker at 127.0.0.1:1 refused or did not answer")
