@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from contracts.topics import TOPICS
 from sandbox.kafka_kit import Kit, prepare
@@ -160,14 +159,17 @@ def start_kafka(folder: Path, cache: Path, *, ports: Mapping[str, int] | None = 
 
 
 def _coordinates(bootstrap: str) -> bool:
-    """Whether a consumer group has a coordinator: the broker has then made a topic of its own and leads it."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "socket.timeout.ms": 5000})
-    asked = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions("canbao-ready")], request_timeout=10)
+    """Whether a consumer group has a coordinator: the broker has then made a topic of its own and leads it.
+
+    Asked as a consumer: librdkafka's admin client crashes when it lists a group's offsets of a broker that still wakes up.
+    """
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "canbao-ready", "log_level": 0})
     try:
-        for answer in asked.values():
-            answer.result()
+        consumer.committed([TopicPartition("canbao-ready", 0)], timeout=10)
     except KafkaException:
         return False
+    finally:
+        consumer.close()
     return True
 
 

@@ -1,0 +1,167 @@
+"""Where are Kafka and Postgres, and who gets in with which password? Starts both, unless others are pointed at.
+
+CANBAO_KAFKA and CANBAO_DATABASE_URL name existing servers, both as their administrators: "host:port" (everybody may
+enter without a password) or "SASL_PLAINTEXT://user:password@host:port"; "postgresql://user:password@host:port/postgres".
+"""
+
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from contracts.topics import PRINCIPALS, SERVICES
+from sandbox.kafka import Kafka
+from sandbox.kafka_kit import prepare
+from sandbox.postgres import QUICK, Postgres
+from services.chassis.provision import SCHEMAS, provision
+from services.chassis.settings import Kafka as KafkaSettings
+
+DATABASE = "canbao"
+SASL, PLAIN = "SASL_PLAINTEXT", "PLAINTEXT"
+Say = Callable[[str], None]
+
+
+def quiet(line: str) -> None:
+    """Say nothing."""
+
+
+class Stack(Struct, frozen=True, kw_only=True):
+    """Addresses and passwords of a running stack. secrets: password by principal and role, the same for both servers.
+
+    kafka_admin, pg_admin_dsn: the administrator's way in. kafka_bootstrap, pg_host, pg_port: everybody else's.
+    """
+
+    kafka_admin: str
+    kafka_bootstrap: str
+    kafka_security: str
+    pg_admin_dsn: str
+    pg_host: str
+    pg_port: int
+    secrets: dict[str, str]
+    database: str = DATABASE
+
+    def kafka(self, principal: str) -> KafkaSettings:
+        """How this principal reaches Kafka."""
+        if self.kafka_security == PLAIN:
+            return KafkaSettings(bootstrap=self.kafka_bootstrap)
+        return KafkaSettings(bootstrap=self.kafka_bootstrap, security=self.kafka_security, user=principal,
+                             password=self.secrets[principal])
+
+    def database_url(self, role: str, database: str = "") -> str:
+        """How this role reaches Postgres."""
+        return f"postgresql://{role}:{self.secrets[role]}@{self.pg_host}:{self.pg_port}/{database or self.database}"
+
+    def remember(self, folder: Path) -> None:
+        """Write it down for the other verbs; readable by its owner only."""
+        write_private(folder / "stack.toml", msgspec.toml.encode(self))
+
+    @staticmethod
+    def recall(folder: Path) -> "Stack":
+        """The stack that was started over this folder. FileNotFoundError when none was."""
+        return msgspec.toml.decode((folder / "stack.toml").read_bytes(), type=Stack)
+
+
+class Servers:
+    """Starts and stops what is not pointed at. quick: for tests, no fsync. say: hears one line per slow step."""
+
+    def __init__(self, folder: Path, *, quick: bool = False, say: Say = quiet) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder, self._quick, self._say = folder, quick, say
+        self.kafka: Kafka | None = None
+        self.postgres: Postgres | None = None
+
+    def start(self) -> Stack:
+        """Both run when it returns; nothing is provisioned. KitTrouble, KafkaTrouble, PostgresTrouble: nothing runs."""
+        ports = _read_ports(self._folder)
+        try:
+            with ThreadPoolExecutor(2) as pool:
+                kafka = pool.submit(self._start_kafka, ports)
+                postgres = pool.submit(self._start_postgres, ports)
+                stack = self._stack(kafka, postgres)
+        except BaseException:
+            self.stop()
+            raise
+        if self.kafka:
+            ports |= self.kafka.ports
+        if self.postgres:
+            ports["postgres"] = self.postgres.port
+        write_private(self._folder / "ports.json", msgspec.json.encode(ports))
+        stack.remember(self._folder)
+        return stack
+
+    def stop(self) -> None:
+        """Stop what was started here."""
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda server: server.stop(), [server for server in (self.kafka, self.postgres) if server]))
+
+    def dead(self) -> list[str]:
+        """Which of them ended by itself."""
+        return [name for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server and server.poll() is not None]
+
+    def _start_kafka(self, ports: dict[str, int]) -> tuple[str, str, str]:
+        if address := os.environ.get("CANBAO_KAFKA"):
+            parts = urlsplit(address if "://" in address else f"{PLAIN}://{address}")
+            return address, parts.netloc.rpartition("@")[2], parts.scheme.upper()
+        kit = prepare(cache_folder(), self._say)
+        self.kafka = Kafka(self._folder, kit, ports={name: ports[name] for name in ("admin", "sasl", "controller") if name in ports})
+        self.kafka.start()
+        return self.kafka.admin, self.kafka.bootstrap, SASL
+
+    def _start_postgres(self, ports: dict[str, int]) -> tuple[str, str, int]:
+        if address := os.environ.get("CANBAO_DATABASE_URL"):
+            parts = urlsplit(address)
+            return address, parts.hostname or "127.0.0.1", parts.port or 5432
+        self.postgres = Postgres(self._folder, port=ports.get("postgres", 0), **(QUICK if self._quick else {}))
+        for line in self.postgres.place.said:
+            self._say(line)
+        self.postgres.start()
+        return self.postgres.admin_dsn, "127.0.0.1", self.postgres.port
+
+    def _stack(self, kafka: Future[tuple[str, str, str]], postgres: Future[tuple[str, str, int]]) -> Stack:
+        admin, bootstrap, security = kafka.result()
+        dsn, host, port = postgres.result()
+        return Stack(kafka_admin=admin, kafka_bootstrap=bootstrap, kafka_security=security, pg_admin_dsn=dsn, pg_host=host,
+                     pg_port=port, secrets=_passwords(self._folder / "secrets.json"))
+
+
+def provision_stack(stack: Stack, say: Say = quiet) -> None:
+    """Roles, schemas, tables, users, topics and ACLs, as contracts and tables ask for."""
+    for line in provision(pg_admin_dsn=stack.pg_admin_dsn, kafka_admin=stack.kafka_admin, secrets=stack.secrets,
+                          database=stack.database, now=datetime.now(UTC)):  # noqa: TID251 -- partitions go by the system clock
+        say(line)
+
+
+def cache_folder() -> Path:
+    """Where what is fetched once is kept for every clone: CANBAO_CACHE, else the user's cache folder."""
+    named = os.environ.get("CANBAO_CACHE")
+    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canbao"
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """All or nothing, and readable by its owner only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    partial.replace(path)
+
+
+def _passwords(path: Path) -> dict[str, str]:
+    """Kept as long as the data: roles and users stand in it. A principal that is new gets one."""
+    known: dict[str, str] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
+    roles = (*PRINCIPALS, *SCHEMAS, *(f"{service}_maintenance" for service in (*SERVICES, *SCHEMAS)))
+    passwords = {role: known.get(role) or secrets.token_urlsafe(24) for role in roles}
+    if passwords != known:
+        write_private(path, msgspec.json.encode(passwords))
+    return passwords
+
+
+def _read_ports(folder: Path) -> dict[str, int]:
+    path = folder / "ports.json"
+    return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
