@@ -1,0 +1,435 @@
+"""How does the city live through its plan? Every citizen, the agency and the mischief act through public topics and doors."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from datetime import datetime
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiokafka import AIOKafkaConsumer
+from msgspec import Struct
+
+from contracts.answers import Accepted, Rejected
+from contracts.billing import BillIssued, QueryBill
+from contracts.enrollment import (
+    EnrollmentSubmitted,
+    Identity,
+    RegisterAccount,
+    Registration,
+    ReviewDecision,
+    SubmitEnrollment,
+)
+from contracts.message import Sealed, contract_of
+from contracts.operations import AdvanceClock
+from contracts.payment import CartItem, ReportPayment, StartPayment
+from sandbox import mischief
+from sandbox.city import Citizen, City, Conduct, Step
+from sandbox.expected import Picture
+from sandbox.forger import forge
+from sandbox.partner import Answer, Partner, Place, Unanswered
+from sandbox.people import REGION
+from sandbox.watch import Watch
+
+YEAR, SCHEME = 2025, "resident"
+IN_FLIGHT = 1_500  # citizens who act at the same time
+LATE_SECONDS = 3.0  # how late a late callback is
+_BEHAVIOURS = {
+    Conduct.LATE_CALLBACK: "late",
+    Conduct.REPEATED_CALLBACK: "duplicate",
+    Conduct.LOST_CALLBACK: "lost",
+    Conduct.WRONG_AMOUNT: "wrong_amount",
+}
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2, 3.2, 3.2, 3.2)
+_SUBMITTED = contract_of(EnrollmentSubmitted).type.encode()
+
+
+class Refusal(Exception):
+    """A citizen was refused what the plan grants. label: whose step; reason: the code."""
+
+    def __init__(self, label: str, reason: str) -> None:
+        super().__init__(f"{label}: {reason}")
+        self.label, self.reason = label, reason
+
+
+class Outside(Struct, frozen=True, kw_only=True):
+    """Where the world outside Kafka is: doors by service (host:port), the payment provider's base URL."""
+
+    doors: dict[str, str]
+    provider: str
+
+
+class Drive:
+    """One run of the plan. done: how many citizens passed each step. people: person_id by citizen number.
+
+    planted: what must come out beyond the citizens' outcomes, known once the records stand in their topics.
+    """
+
+    def __init__(
+        self, city: City, partners: dict[str, Partner], watch: Watch, outside: Outside, run: str
+    ) -> None:
+        self.city, self.partners, self.watch, self.outside = city, partners, watch, outside
+        self.done: Counter[str] = Counter()
+        self.people: dict[int, str] = {}
+        self.planted = Picture()
+        self.refused: set[tuple[str, str]] = set()
+        self.forged_places: set[str] = set()
+        self._run = run  # makes request ids new in every run
+        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._forgeries: dict[tuple[int, str], list[mischief.Forgery]] = {}
+        for forgery in city.forgeries:
+            self._forgeries.setdefault((forgery.victim, forgery.step), []).append(forgery)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._under_review: set[str] = set()
+        self._first: asyncio.Future[tuple[Citizen, str]] = asyncio.get_running_loop().create_future()
+
+    async def live(self, submissions: AIOKafkaConsumer) -> None:
+        """Everything until the last citizen has done the last step. submissions: the agency's consumer."""
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128)) as self._http:
+            agency = asyncio.create_task(self._agency(submissions))
+            nuisance = asyncio.create_task(self._nuisance())
+            try:
+                for citizen in self.city.citizens:
+                    await self._turns.acquire()
+                    self._spawn(self._citizen(citizen))
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                if (
+                    self._first.done()
+                ):  # else nobody got as far as an application: the differences will say so
+                    await nuisance
+            finally:
+                agency.cancel()
+                nuisance.cancel()
+                for task in self._tasks:
+                    task.cancel()
+                await asyncio.gather(agency, nuisance, *self._tasks, return_exceptions=True)
+
+    async def advance_clock(self, to: datetime, services: tuple[str, ...]) -> None:
+        """Move the business clock of each service; back when all say so. Raises Refusal, Unanswered."""
+        operators = self.partners["operators"]
+
+        async def advance(service: str) -> None:
+            order = AdvanceClock(
+                request_id=f"{self._run}-clock-{service}", service=service, operator="demo", to=to
+            )
+            _granted(await operators.ask(order), f"clock of {service}")
+
+        await asyncio.gather(*map(advance, services))
+
+    def unlike_answers(self) -> set[str]:
+        """Request ids that were said twice and did not get the same words twice (or not twice)."""
+        return {
+            request_id
+            for partner in self.partners.values()
+            for request_id, answers in partner.answers.items()
+            if len(answers) < 2 or any(answer != answers[0] for answer in answers)
+        }
+
+    # ---- one citizen
+
+    async def _citizen(self, citizen: Citizen) -> None:
+        try:
+            await self._journey(citizen)
+        except Refusal as refusal:
+            self.refused.add((refusal.label, refusal.reason))
+        except Unanswered as silence:
+            self.refused.add((f"citizen {citizen.number}", f"no answer: {silence}"))
+        finally:
+            self._turns.release()
+
+    async def _journey(self, citizen: Citizen) -> None:
+        person_id = await self._register(citizen)
+        await self._apply(citizen, person_id)
+        if citizen.impatient and citizen.decision == "APPROVE":
+            await self._query(citizen, person_id)
+        verdict = await self.watch.verdict(person_id)
+        self.done["decided"] += 1
+        if not isinstance(verdict, BillIssued):
+            return
+        bill = await self._query(citizen, person_id)
+        for forgery in self._forgeries.get((citizen.number, "report"), ()):
+            await self._forge_report(forgery, citizen, person_id, bill)
+        if not citizen.pays_fen:
+            return
+        if citizen.online:
+            order_no = await self._order(citizen, person_id, bill)
+            pays = [self._pay_online(citizen, order_no)]
+        else:
+            pays = [self._report(citizen, citizen.channel, person_id, bill)]
+        if citizen.also_at:
+            pays.append(self._report(citizen, citizen.also_at, person_id, bill, second=True))
+        await asyncio.gather(*pays)
+        self.done["paid"] += 1
+
+    async def _register(self, citizen: Citizen) -> str:
+        who, partner = citizen.who, self.partners[citizen.channel]
+        inside = Registration(
+            id_kind="RESIDENT_ID", name=who.name, id_number=who.id_number, phone=who.phone, email=who.email
+        )
+
+        def command(request_id: str) -> RegisterAccount:
+            return RegisterAccount(
+                request_id=request_id,
+                region_code=REGION,
+                registration=partner.keys.seal(inside, reader="enrollment", place=request_id),
+            )
+
+        answer = await self._insist(citizen, Step.REGISTER, "enrollment", command)
+        person_id: str = answer.result["person_id"]
+        self.people[citizen.number] = person_id
+        self.watch.citizens[person_id] = citizen.number
+        self.done["registered"] += 1
+        return person_id
+
+    async def _apply(self, citizen: Citizen, person_id: str) -> None:
+        def command(request_id: str) -> SubmitEnrollment:
+            return SubmitEnrollment(
+                request_id=request_id,
+                person_id=person_id,
+                region_code=REGION,
+                scheme=SCHEME,
+                insurance_year=YEAR,
+                categories=list(citizen.claims),
+            )
+
+        for forgery in self._forgeries.get((citizen.number, "submit"), ()):
+            body = msgspec.json.encode(
+                {
+                    **msgspec.to_builtins(command(f"{self._run}-forged-{forgery.number}")),
+                    "categories": ["orphan"],
+                }
+            )
+            await self._plant_forgery(
+                forgery, self.partners[citizen.channel], contract_of(SubmitEnrollment).type, person_id, body
+            )
+        await self._insist(citizen, Step.SUBMIT, "enrollment", command)
+        self.done["submitted"] += 1
+        if citizen.number == 0:
+            self._first.set_result((citizen, person_id))
+
+    async def _query(self, citizen: Citizen, person_id: str) -> dict[str, Any]:
+        def command(request_id: str) -> QueryBill:
+            return QueryBill(request_id=request_id, person_id=person_id, insurance_year=YEAR)
+
+        return (await self._insist(citizen, Step.QUERY, "billing", command)).result
+
+    async def _order(self, citizen: Citizen, person_id: str, bill: dict[str, Any]) -> str:
+        item = CartItem(
+            person_id=person_id,
+            obligation_id=bill["obligation_id"],
+            version=bill["version"],
+            amount_fen=bill["due_fen"],
+        )
+
+        def command(request_id: str) -> StartPayment:
+            return StartPayment(request_id=request_id, person_id=person_id, provider="wechat", items=[item])
+
+        answer = await self._insist(citizen, Step.PAY, "payment", command)
+        self.done["ordered"] += 1
+        order_no: str = answer.result["order_no"]
+        return order_no
+
+    async def _pay_online(self, citizen: Citizen, order_no: str) -> None:
+        due_fen = self.city.expected[citizen.number].due_fen
+        wish = {
+            "out_trade_no": order_no,
+            "payer_openid": f"citizen-{citizen.number}",
+            "behaviour": _BEHAVIOURS.get(citizen.conduct, "ok"),
+            "delay_seconds": LATE_SECONDS,
+            "times": 2,
+            "delta_fen": citizen.pays_fen - due_fen,
+            "paid_at": self.partners[citizen.channel].now().isoformat(),
+        }
+        async with self._http.post(f"{self.outside.provider}/simulator/pay", json=wish) as response:
+            if response.status != 200:
+                raise Refusal(f"citizen {citizen.number} at the provider", (await response.text())[:200])
+
+    async def _report(
+        self, citizen: Citizen, channel: str, person_id: str, bill: dict[str, Any], *, second: bool = False
+    ) -> None:
+        partner = self.partners[channel]
+        channel_ref = f"{self._run}-{channel}-{citizen.number}"
+        seen: Sealed[Identity] = partner.keys.seal(
+            Identity(name=citizen.who.name, id_number=citizen.who.id_number),
+            reader="payment",
+            place=channel_ref,
+        )
+        paid_at = partner.now()
+
+        def command(request_id: str) -> ReportPayment:
+            return ReportPayment(
+                request_id=request_id,
+                person_id=person_id,
+                obligation_id=bill["obligation_id"],
+                insurance_year=YEAR,
+                amount_fen=citizen.pays_fen,
+                channel_ref=channel_ref,
+                paid_at=paid_at,
+                method="CARD",
+                payer_saw=seen,
+            )
+
+        await self._insist(
+            citizen, Step.PAY, "payment", command, channel=channel, suffix="-2" if second else ""
+        )
+
+    async def _insist(
+        self,
+        citizen: Citizen,
+        step: Step,
+        service: str,
+        command: Callable[[str], Struct],
+        *,
+        channel: str = "",
+        suffix: str = "",
+    ) -> Accepted:
+        """Ask until it is granted; a retryable refusal is asked again a little later, as a new request. Raises Refusal."""
+        partner = self.partners[channel or citizen.channel]
+        twice = step in citizen.says_twice
+        label = f"{self._run}-{citizen.number}-{step.value}{suffix}"
+        answer: Answer | None = None
+        for attempt, pause in enumerate(_PAUSES):
+            request_id = label if attempt == 0 else f"{label}.{attempt}"
+            if step is Step.QUERY:
+                request_id += f"-{time.monotonic_ns()}"  # a query may be asked any number of times
+            once = command(request_id)
+            if citizen.by_http:
+                answer = await partner.ask_http(
+                    self._http, self.outside.doors[service], once, 2 if twice else 1
+                )
+            else:
+                answer = await partner.ask(once, *([command(request_id)] if twice else []))
+            if isinstance(answer, Accepted):
+                return answer
+            if not answer.refusal.retryable:
+                break
+            await asyncio.sleep(pause)
+        return _granted(answer, f"citizen {citizen.number} {step.value}")
+
+    # ---- the agency
+
+    async def _agency(self, submissions: AIOKafkaConsumer) -> None:
+        decode = msgspec.json.Decoder(EnrollmentSubmitted).decode
+        while True:
+            for records in (await submissions.getmany(timeout_ms=500)).values():
+                for record in records:
+                    if dict(record.headers).get("ce_type") != _SUBMITTED or record.value is None:
+                        continue
+                    fact = decode(record.value)
+                    number = self.watch.citizens.get(fact.person_id)
+                    if number is not None and fact.enrollment_id not in self._under_review:
+                        self._under_review.add(fact.enrollment_id)
+                        self._spawn(self._review(self.city.citizens[number], fact))
+
+    async def _review(self, citizen: Citizen, fact: EnrollmentSubmitted) -> None:
+        agency = self.partners[REGION]
+        decision = ReviewDecision(
+            request_id=f"{self._run}-{citizen.number}-review",
+            person_id=fact.person_id,
+            enrollment_id=fact.enrollment_id,
+            decision=citizen.decision,
+            officer=f"officer-{citizen.number % 9 + 1}",
+            decided_at=agency.now(),
+            categories=list(citizen.certified),
+            reasons=list(citizen.reasons),
+        )
+        answer = await agency.ask(decision, *([decision] if Step.REVIEW in citizen.says_twice else []))
+        if isinstance(answer, Rejected):
+            self.refused.add((f"citizen {citizen.number} review", answer.refusal.code))
+        self.done["reviewed"] += 1
+
+    # ---- mischief
+
+    async def _nuisance(self) -> None:
+        """Garbage all along, then the blunders, once there is somebody to blunder about."""
+        for piece in self.city.garbage:
+            await self._plant_garbage(piece)
+            await asyncio.sleep(0.02)
+        citizen, person_id = await self._first
+        await asyncio.gather(*(self._blunder(blunder, citizen, person_id) for blunder in self.city.blunders))
+
+    async def _plant_garbage(self, piece: mischief.Garbage) -> None:
+        partner = self.partners[piece.partner]
+        letter = partner.signed(mischief.type_of(piece), f"garbage-{piece.number}", mischief.body_of(piece))
+        whole = letter._replace(
+            headers=mischief.headers_of(piece, [(name, value or b"") for name, value in letter.headers])
+        )
+        self.planted.parked[str(await partner.post(whole))] += 1
+
+    async def _plant_forgery(
+        self, forgery: mischief.Forgery, partner: Partner, type_name: str, key: str, body: bytes
+    ) -> None:
+        thief = self.partners["alipay" if partner.who.code != "alipay" else "wechat"]
+        place: Place = await partner.post(
+            forge(forgery.kind, partner, thief, type_name=type_name, key=key, body=body)
+        )
+        self.forged_places.add(str(place))
+        self.planted.forged[f"{place} SIGNATURE_INVALID"] += 1
+
+    async def _forge_report(
+        self, forgery: mischief.Forgery, citizen: Citizen, person_id: str, bill: dict[str, Any]
+    ) -> None:
+        bank = self.partners["bank"]
+        channel_ref = f"{self._run}-forged-{forgery.number}"
+        seen: Sealed[Identity] = bank.keys.seal(
+            Identity(name=citizen.who.name, id_number=citizen.who.id_number),
+            reader="payment",
+            place=channel_ref,
+        )
+        claim = ReportPayment(
+            request_id=channel_ref,
+            person_id=person_id,
+            obligation_id=bill["obligation_id"],
+            insurance_year=YEAR,
+            amount_fen=bill["due_fen"],
+            channel_ref=channel_ref,
+            paid_at=bank.now(),
+            method="CARD",
+            payer_saw=seen,
+        )
+        await self._plant_forgery(
+            forgery, bank, contract_of(ReportPayment).type, person_id, msgspec.json.encode(claim)
+        )
+
+    async def _blunder(self, blunder: mischief.Blunder, citizen: Citizen, person_id: str) -> None:
+        partner = self.partners[blunder.channel or citizen.channel]
+        taken = f"{self._run}-{citizen.number}-{Step.SUBMIT.value}"  # a request id that was used for something else
+        request_id = taken if blunder.reuses_id else f"{self._run}-{blunder.label.replace(' ', '-')}"
+
+        def seal(registration: dict[str, str], place: str) -> dict[str, Any]:
+            sealed: Sealed[Registration] = partner.keys.seal(
+                Registration(**registration), reader="enrollment", place=place
+            )
+            return msgspec.to_builtins(sealed)  # type: ignore[no-any-return]
+
+        self.planted.refused.add((blunder.label, blunder.reason))
+        type_name, body = mischief.blunder_body(
+            blunder, request_id=request_id, person_id=person_id, seal=seal
+        )
+        content = msgspec.json.decode(body)
+        letter = partner.signed(type_name, content.get("person_id", request_id), body)
+        try:
+            answer = await partner.ask_raw(request_id, [letter])
+        except TimeoutError:
+            self.refused.add((blunder.label, "no answer"))
+            return
+        self.refused.add((blunder.label, answer.refusal.code if isinstance(answer, Rejected) else "ACCEPTED"))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.refused.add(("the drive itself", f"{type(error).__name__}: {error}"))
+
+
+def _granted(answer: Answer | None, label: str) -> Accepted:
+    if isinstance(answer, Accepted):
+        return answer
+    raise Refusal(label, answer.refusal.code if answer else "never asked")

@@ -1,0 +1,319 @@
+"""How does a channel, an agency or an operator talk to us? Signed records on its own topic or over HTTP, answers read back."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import aiohttp
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from msgspec import Struct
+
+from contracts.answers import Accepted, Rejected
+from contracts.message import CONTRACTS, contract_of
+from contracts.partners import PARTNERS
+from contracts.topics import PARTITIONS, TOPICS
+from services.chassis import trust
+from services.chassis.ids import partition_of, uuid7
+from services.chassis.keys import Keyring
+from services.chassis.settings import Kafka
+
+BATCH_BYTES = 1_000_000  # below the broker's limit for one record batch
+PATIENCE_SECONDS = 20.0  # no answer for so long: say it again, under the same request id
+
+Answer = Accepted | Rejected
+_decode_answer = msgspec.json.Decoder(Answer).decode
+
+
+class Letter(NamedTuple):
+    """One record as it goes on the wire."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+
+class Place(NamedTuple):
+    """Where a record stands in its topic; printed as MessageParked names its source."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class Unanswered(Exception):
+    """No answer came, however often it was said."""
+
+
+def kafka_options(kafka: Kafka) -> dict[str, Any]:
+    """What an aiokafka client needs to come in as this principal."""
+    options: dict[str, Any] = {"bootstrap_servers": kafka.bootstrap, "security_protocol": kafka.security}
+    if kafka.user:
+        options |= {
+            "sasl_mechanism": "SCRAM-SHA-256",
+            "sasl_plain_username": kafka.user,
+            "sasl_plain_password": kafka.password,
+        }
+    return options
+
+
+class Partner:
+    """A partner's whole client: start, then post, ask or ask_http, then stop.
+
+    Letters that wait while one send is under way go together in the next one, so speed needs no waiting.
+    now: the business instant for ce_time; signatures carry the system clock.
+    """
+
+    def __init__(self, code: str, kafka: Kafka, keys: Keyring, now: Callable[[], datetime]) -> None:
+        self.who = PARTNERS[code]
+        self.keys, self.now = keys, now
+        self._kafka = kafka
+        self._source = trust.source_of(self.who.topic).encode()
+        self._waiting: list[tuple[Letter, asyncio.Future[Place]]] = []
+        self._asked: dict[str, asyncio.Future[Answer]] = {}
+        self._woken = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self.answers: dict[str, list[Answer]] = {}  # of the requests that are to be heard more than once
+        self.unasked = 0  # answers to nobody who still waits: repeats
+
+    async def start(self) -> None:
+        """Connect; answers are read from now on, not from the past. Raises aiokafka's KafkaError when it may not."""
+        self._producer = AIOKafkaProducer(
+            **kafka_options(self._kafka),
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            max_batch_size=BATCH_BYTES,
+        )
+        self._consumer = AIOKafkaConsumer(**kafka_options(self._kafka), enable_auto_commit=False)
+        await asyncio.gather(self._producer.start(), self._consumer.start())
+        partitions = [TopicPartition(self.who.replies, number) for number in range(PARTITIONS)]
+        self._consumer.assign(partitions)
+        await self._consumer.seek_to_end(*partitions)
+        for partition in partitions:
+            await self._consumer.position(partition)  # seek_to_end is lazy; what we ask next must be after it
+        self._tasks = [asyncio.create_task(self._post_all()), asyncio.create_task(self._hear_all())]
+        for task in self._tasks:
+            task.add_done_callback(self._broke)
+
+    async def stop(self) -> None:
+        """Let go of everything; who still waits for an answer is told that none comes."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._give_up(Unanswered(f"{self.who.code} has stopped"))
+        await asyncio.gather(self._producer.stop(), self._consumer.stop())
+
+    # ---- what goes out
+
+    def letter(self, command: Struct) -> Letter:
+        """A command as a signed record."""
+        contract = contract_of(command)
+        return self.signed(contract.type, str(getattr(command, contract.key)), msgspec.json.encode(command))
+
+    def signed(
+        self,
+        type_name: str,
+        key: str,
+        body: bytes | None,
+        *,
+        keys: Keyring | None = None,
+        money: bool | None = None,
+    ) -> Letter:
+        """Any body under any type, signed as this partner: also what no contract allows. keys, money: a forger's choice."""
+        contract = CONTRACTS.get(type_name)
+        headers = {
+            "ce_specversion": b"1.0",
+            "ce_id": uuid7().encode(),
+            "ce_source": self._source,
+            "ce_type": type_name.encode(),
+            "ce_time": self.now().isoformat().encode(),
+            "content-type": b"application/json",
+        }
+        asymmetric = contract is not None and contract.money if money is None else money
+        signature = trust.sign(
+            keys or self.keys,
+            topic=self.who.topic,
+            key=key.encode(),
+            headers=headers,
+            value=body or b"",
+            money=asymmetric,
+        )
+        return Letter(self.who.topic, key.encode(), body, [*headers.items(), *signature])
+
+    async def post(self, letter: Letter) -> Place:
+        """Send one record; returns where it stands once the broker has it. Raises KafkaError, ValueError: too large."""
+        future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
+        self._waiting.append((letter, future))
+        self._woken.set()
+        return await future
+
+    async def ask(self, command: Struct, *again: Struct) -> Answer:
+        """Send a command, and again what says the same under its request id; the first answer. Raises Unanswered.
+
+        Silence makes a partner say everything again, three times at most.
+        """
+        request_id: str = command.request_id  # type: ignore[attr-defined]
+        letters = [self.letter(command), *map(self.letter, again)]
+        if again:
+            self.answers[request_id] = []
+        for attempt in range(3):
+            try:
+                return await self.ask_raw(request_id, letters if attempt == 0 else [self.letter(command)])
+            except TimeoutError:
+                continue
+        raise Unanswered(f"{self.who.code}: no answer to {request_id}")
+
+    async def ask_raw(
+        self,
+        request_id: str,
+        letters: Iterable[Letter],
+        *,
+        wait_seconds: float = PATIENCE_SECONDS,
+        places: list[Place] | None = None,
+    ) -> Answer:
+        """Send letters made by hand and wait for the first answer to a request. Raises TimeoutError.
+
+        places: takes where they stand in the topic.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._asked[request_id] = future
+        try:
+            stand = await asyncio.gather(*(self.post(letter) for letter in letters))
+            if places is not None:
+                places.extend(stand)
+            return await asyncio.wait_for(future, wait_seconds)
+        finally:
+            self._asked.pop(request_id, None)
+
+    async def ask_http(
+        self, http: aiohttp.ClientSession, door: str, command: Struct, times: int = 1
+    ) -> Answer:
+        """The same command through a service's door. 202 means: not decided yet, so it is asked again. Raises Unanswered."""
+        letter = self.letter(command)
+        head = {name: (value or b"").decode() for name, value in letter.headers}
+        headers = {
+            "content-type": "application/json",
+            "ce-id": head["ce_id"],
+            "ce-type": head["ce_type"],
+            "ce-time": head["ce_time"],
+            "ce-source": head["ce_source"],
+            "canbao-key": (letter.key or b"").decode(),
+            "canbao-sig-key": head["sig_key"],
+            "canbao-sig-at": head["sig_at"],
+            "canbao-sig": head["sig"],
+        }
+        deadline = time.monotonic() + 3 * PATIENCE_SECONDS  # the door waits by itself, so this never spins
+        while time.monotonic() < deadline:
+            async with http.post(
+                f"http://{door}/v1/commands", data=letter.value, headers=headers
+            ) as response:
+                body = await response.read()
+                if response.status not in (202, 429, 503):
+                    times -= 1
+                    if times <= 0:
+                        return _decode_answer(body)
+        raise Unanswered(f"{self.who.code}: no answer over HTTP")
+
+    # ---- the two loops
+
+    async def _post_all(self) -> None:
+        while True:
+            await self._woken.wait()
+            self._woken.clear()
+            while self._waiting:
+                taken, self._waiting = self._waiting, []
+                by_partition: dict[int, list[tuple[Letter, asyncio.Future[Place]]]] = {}
+                for letter, future in taken:
+                    partition = partition_of((letter.key or b"").decode("utf-8", "replace"))
+                    by_partition.setdefault(partition, []).append((letter, future))
+                await asyncio.gather(*(self._post_some(p, some) for p, some in by_partition.items()))
+
+    async def _post_some(self, partition: int, letters: list[tuple[Letter, asyncio.Future[Place]]]) -> None:
+        """One partition's letters in their order, in as few record batches as hold them."""
+        while letters:
+            batch = self._producer.create_batch()
+            fitted: list[asyncio.Future[Place]] = []
+            for letter, future in letters:
+                appended = batch.append(
+                    key=letter.key,
+                    value=letter.value,
+                    timestamp=int(time.time() * 1000),
+                    headers=letter.headers,
+                )
+                if appended is None:
+                    break
+                fitted.append(future)
+            if not fitted:
+                letters[0][1].set_exception(ValueError(f"the record is larger than {BATCH_BYTES} bytes"))
+                letters = letters[1:]
+                continue
+            topic, letters = letters[0][0].topic, letters[len(fitted) :]
+            try:
+                sent = await (await self._producer.send_batch(batch, topic, partition=partition))
+            except Exception as error:  # noqa: BLE001 - whoever posted it hears of it
+                for future in fitted:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for place, future in enumerate(fitted):
+                if not future.done():
+                    future.set_result(Place(topic, partition, sent.offset + place))
+
+    async def _hear_all(self) -> None:
+        while True:
+            for records in (await self._consumer.getmany(timeout_ms=1000)).values():
+                for record in records:
+                    self._hear(_decode_answer(record.value))
+
+    def _hear(self, answer: Answer) -> None:
+        repeated = self.answers.get(answer.request_id)
+        if repeated is not None:
+            repeated.append(answer)
+        future = self._asked.pop(answer.request_id, None)
+        if future is None or future.done():
+            self.unasked += 1
+        else:
+            future.set_result(answer)
+
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """A loop that ends by itself leaves nobody waiting for ever."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        for _, posted in self._waiting:
+            if not posted.done():
+                posted.set_exception(error)
+        for asked in self._asked.values():
+            if not asked.done():
+                asked.set_exception(error)
+        self._waiting, self._asked = [], {}
+
+
+async def read_topics(kafka: Kafka, topics: Iterable[str], *, from_start: bool) -> AIOKafkaConsumer:
+    """A consumer of whole topics without a group, standing at their start or end. The caller stops it."""
+    consumer = AIOKafkaConsumer(
+        **kafka_options(kafka), enable_auto_commit=False, max_partition_fetch_bytes=4_194_304
+    )
+    await consumer.start()
+    partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+    consumer.assign(partitions)
+    await (consumer.seek_to_beginning if from_start else consumer.seek_to_end)(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)
+    return consumer
+
+
+def published_topics() -> list[str]:
+    """Every topic that a service publishes, the answers apart."""
+    inbound = {partner.topic for partner in PARTNERS.values()} | {
+        partner.replies for partner in PARTNERS.values()
+    }
+    return [name for name in TOPICS if name not in inbound]

@@ -1,0 +1,159 @@
+"""What does somebody at a terminal see of the demo? Bars while it runs, one table at the end."""
+
+import sys
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from msgspec import Struct
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sandbox.expected import Difference
+
+STAGES = ("registered", "submitted", "reviewed", "billed", "paid", "settled", "covered", "notified")
+_ZH = {
+    "registered": "注册",
+    "submitted": "参保登记",
+    "reviewed": "经办审核",
+    "billed": "核定缴费单",
+    "paid": "缴费",
+    "settled": "入账",
+    "covered": "待遇生效",
+    "notified": "通知",
+}
+MOST_LISTED = 5
+
+
+class Screen:
+    """Live progress on a terminal, a line every few seconds elsewhere, nothing when quiet. Use as `with`.
+
+    targets: what each stage reaches; counts: asked for what it has reached, several times a second.
+    """
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.console = Console(stderr=True)
+        self._quiet = quiet
+        self._live: Live | None = None
+        self._tasks: dict[str, Any] = {}
+        self._said_at = 0.0
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def say(self, text: str) -> None:
+        """One line about what happens now."""
+        if not self._quiet:
+            self.console.print(text, highlight=False)
+
+    def show(self, counts: dict[str, int], targets: dict[str, int]) -> None:
+        """Draw where everything stands."""
+        if self._quiet:
+            return
+        if not self.console.is_terminal:
+            if time.monotonic() - self._said_at > 5:
+                self._said_at = time.monotonic()
+                sys.stderr.write(
+                    "  ".join(f"{stage} {counts.get(stage, 0)}/{targets.get(stage, 0)}" for stage in STAGES)
+                    + "\n"
+                )
+            return
+        if self._live is None:
+            self._tasks = {
+                stage: self._bars.add_task(f"{stage:<11}{_ZH[stage]}", total=targets.get(stage, 0))
+                for stage in STAGES
+            }
+            self._live = Live(self._bars, console=self.console, refresh_per_second=8)
+            self._live.start()
+        for stage, task in self._tasks.items():
+            self._bars.update(task, completed=counts.get(stage, 0))
+
+
+class Report(Struct, kw_only=True):
+    """The demo's result, as `--json` prints it. Money in fen; seconds: from the first command to the last comparison."""
+
+    citizens: int
+    approved: int
+    billed: int
+    waived: int
+    paid: int
+    settled: int
+    covered: int
+    notified: int
+    refused: dict[str, int]
+    parked: int
+    forged: int
+    suspense: int
+    ledger_sum_fen: int
+    expected_equal: bool
+    invariants: dict[str, bool]
+    journey: str
+    seconds: float
+    first_settled_seconds: float
+    differences: list[Difference]
+
+
+def final(
+    report: Report,
+    timeline: str,
+    console_url: str,
+    commands: list[tuple[str, str]],
+    out: Callable[[Any], None],
+) -> None:
+    """The table, the invariants, one citizen's timeline, where the console is, and what to try next."""
+    table = Table(
+        title=f"canbao demo: {report.citizens:,} citizens in {report.seconds:.1f} s", show_header=False
+    )
+    for name in (
+        "approved",
+        "billed",
+        "waived",
+        "paid",
+        "settled",
+        "covered",
+        "notified",
+        "suspense",
+        "parked",
+        "forged",
+    ):
+        table.add_row(name, f"{getattr(report, name):,}")
+    for reason, count in sorted(report.refused.items()):
+        table.add_row(f"refused {reason}", f"{count:,}")
+    table.add_row("ledger sum", f"{report.ledger_sum_fen / 100:.2f} yuan")
+    table.add_row("first settled payment after", f"{report.first_settled_seconds:.1f} s")
+    out(table)
+    out(
+        "every outcome as planned ✓"
+        if report.expected_equal
+        else "[red]outcomes differ from the plan ✗[/red]"
+    )
+    for difference in report.differences:
+        for what, members in (("missing", difference.missing), ("too many", difference.surplus)):
+            if members:
+                more = f" … and {len(members) - MOST_LISTED} more" if len(members) > MOST_LISTED else ""
+                out(f"  {difference.what}, {what}: {', '.join(members[:MOST_LISTED])}{more}")
+    out("  ".join(f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()))
+    if timeline:
+        out(timeline)
+    if console_url:
+        out(f"console: {console_url}")
+    out("try next:")
+    for command, what in commands:
+        out(f"  {command:<58} {what}")
