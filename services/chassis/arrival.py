@@ -1,6 +1,6 @@
 """What has arrived, and by which road? The engine's one form for records, requests, timers and outcomes of calls."""
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from contracts.answers import Answer
@@ -62,6 +62,11 @@ class Arrival:
     def sequence(self) -> int:
         """ce_sequence of a fact: its place among those of its aggregate on this topic, 1 for the first."""
         return int(dict(self.raw.headers)["ce_sequence"] or 0)
+
+    @property
+    def waited(self) -> timedelta:
+        """How long ago it first waited for its ground, by the system clock; zero for what comes for the first time."""
+        return datetime.now(UTC) - self.since if self.since else timedelta()
 
 
 class Unreadable(NamedTuple):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import asyncpg
 from msgspec import Struct
@@ -34,13 +34,16 @@ class NotSent(Exception):
 
 
 class Gateway(Protocol):
-    """A provider, as the worker needs it. Both raise Unknown or NotSent; neither decides anything."""
+    """A provider, as the worker needs it. Both raise Unknown or NotSent; neither decides anything.
 
-    async def send(self, request: Struct) -> Struct:
+    request: of the classes that the service maps to this gateway. One that is an async context manager is entered at start.
+    """
+
+    async def send(self, request: Any) -> Struct:
         """Do it; the outcome is a message that the service handles."""
         ...
 
-    async def ask(self, request: Struct) -> Struct | None:
+    async def ask(self, request: Any) -> Struct | None:
         """What became of an earlier send? None: the provider does not know it, so it may be sent (again)."""
         ...
 

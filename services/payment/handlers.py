@@ -1,7 +1,5 @@
 """What does payment do when something happens? Load, decide, save, publish."""
 
-from datetime import datetime
-
 from contracts.billing import BillIssued, BillSettled, BillWaived
 from contracts.enrollment import Identity, PersonRecorded
 from contracts.message import OrderId, contract_of
@@ -24,7 +22,6 @@ from services.payment.rules import (
     money,
     orders,
 )
-from services.payment.rules.money import GroundMissing
 from services.payment.rules.orders import QueryOrder
 
 on = Subscriptions("payment")
@@ -240,9 +237,7 @@ async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
             due=dues.get(command.obligation_id),
             payer=tx.keys.open(command.payer_saw, Identity, place=command.channel_ref),
             person=tx.keys.open(known.identity, Identity, place=known.person_id) if known else None,
-            patient=not money.impatient(
-                heard_at=datetime.fromisoformat(arrival.time), now=tx.now, again=arrival.since is not None
-            ),
+            waited=arrival.waited,
             order_id=OrderId(uuid7()),
             entry_id=uuid7(),
             now=tx.now,
@@ -258,17 +253,6 @@ async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
             case money.Conflicts(receipt):
                 tx.refuse(command, money.conflict(command, receipt))
             case money.AwaitsBill():
-                _wait(tx, command, obligation(command.obligation_id))
+                tx.wait(command, obligation(command.obligation_id))
             case money.AwaitsPerson():
-                _wait(tx, command, person(command.person_id))
-
-
-def _wait(tx: Transaction, command: ReportPayment, ref: Ref) -> None:
-    tx.wait(command, ref)
-    ground = GroundMissing(obligation_id=command.obligation_id, person_id=command.person_id)
-    tx.at(tx.now + money.PATIENCE, ground)
-
-
-@on(GroundMissing, refs=lambda timer: [obligation(timer.obligation_id), person(timer.person_id)])
-async def end_patience(timers: Batch[GroundMissing], tx: Transaction) -> None:
-    """Nothing to do: by touching these refs the engine runs the reports that still wait for them again."""
+                tx.wait(command, person(command.person_id))

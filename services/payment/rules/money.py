@@ -30,19 +30,13 @@ from services.payment.rules.orders import Unchanged, freed
 # How far a bank's pay time may lie ahead of our clock. Source: reliability I26.
 AHEAD = timedelta(minutes=5)
 
-# How long a bank's report waits for a bill or a person that we do not know yet; then its money stands in
-# suspense. A fast bank does overtake our own BillIssued, by seconds; ten minutes outlast a restart.
+# How long a bank's report waits for a bill or a person that we do not know yet, by the system clock; then its
+# money stands in suspense. A fast bank overtakes our own BillIssued by seconds; ten minutes outlast a
+# restart.
 PATIENCE = timedelta(minutes=10)
 
 # Keyboards and banks write the dot inside a name in many ways.
 _DOTS = str.maketrans(dict.fromkeys("•‧∙・･．.", "·"))
-
-
-class GroundMissing(Struct, frozen=True, kw_only=True):
-    """Timer: PATIENCE is over for a report about this obligation and person."""
-
-    obligation_id: str
-    person_id: str
 
 
 class Known(Struct, frozen=True):
@@ -145,15 +139,16 @@ def report(
     due: Obligation | None,
     person: Identity | None,
     payer: Identity,
-    patient: bool,
+    waited: timedelta,
     order_id: OrderId,
     entry_id: str,
     now: datetime,
 ) -> Posted | Known | Conflicts | AwaitsBill | AwaitsPerson:
     """What money at a bank's or agency's counter settles: its word is checked against bill and person.
 
-    person: as enrollment recorded it; payer: as the bank identified it. patient: PATIENCE is not over.
+    person: as enrollment recorded it; payer: as the bank identified it. waited: so far, for person or bill.
     """
+    patient = waited < PATIENCE
     if receipt is not None:
         before = (receipt.amount_fen, receipt.obligation_id)
         return Known(receipt) if before == (command.amount_fen, command.obligation_id) else Conflicts(receipt)
@@ -245,14 +240,6 @@ def _number(identity: Identity) -> str:
 def _name(identity: Identity) -> str:
     name = identity.name.translate(_DOTS)
     return "".join((name if name.isascii() else unicodedata.normalize("NFKC", name)).split())
-
-
-def impatient(*, heard_at: datetime, now: datetime, again: bool) -> bool:
-    """Whether a report has waited long enough. heard_at: the partner's ce_time. again: it has waited before.
-
-    The first time it always waits, so that the backlog of an outage, old as it is, loses nothing.
-    """
-    return again and now >= heard_at + PATIENCE
 
 
 def answer(receipt: Receipt) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""Notify decides what is told to whom, and by which road."""

@@ -1,0 +1,47 @@
+"""What does the payment provider's callback hear from us? Verified and kept, forged, or come again."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from contracts.reasons import Reason
+from services.chassis.door import Busy, Door
+from services.payment.gateway import MOST_CALLBACK_BYTES, Forged, NotAccepted, Stale, WeChat
+
+PATH = "/v1/wechat/notify"
+
+
+def routes(door: Door, provider: WeChat) -> list[Route]:
+    """POST /v1/wechat/notify, the protocol's notify_url.
+
+    204: verified and kept. Kept is also what our handler failed on: it is parked with its body, and asking
+    the
+    provider to repeat it would not mend our code. 401: not the provider's word, or an old one. 400: his word,
+    but
+    not a payment to us. 413: too long to be his. 503: the database is away, nothing is kept, he repeats it.
+    """
+
+    async def notify(request: Request) -> Response:
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MOST_CALLBACK_BYTES:
+                return _said(413, Reason.BODY_INVALID, f"more than {MOST_CALLBACK_BYTES} bytes")
+        try:
+            paid = provider.read_callback(request.headers, body)
+        except (Forged, Stale) as refused:
+            return _said(401, refused.reason, refused.detail)
+        except NotAccepted as refused:
+            return _said(400, refused.reason, refused.detail)
+        try:
+            await door.tell(paid)
+        except Busy:
+            return _said(503, Reason.UNDER_REPAIR, "")
+        return Response(status_code=204)
+
+    return [Route(PATH, notify, methods=["POST"])]
+
+
+def _said(status: int, reason: Reason, detail: str) -> Response:
+    """The protocol's form of a failure: code and message."""
+    return JSONResponse({"code": reason.name, "message": f"{reason.zh} {detail}".strip()}, status)
