@@ -20,7 +20,7 @@ from services.chassis.keys import Keyring
 from services.chassis.outbox import Memory
 from services.chassis.refs import Ref, waves
 from services.chassis.subscriptions import Subscription
-from services.chassis.telemetry import log
+from services.chassis.telemetry import current_batch, log
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 
@@ -69,7 +69,7 @@ class Engine:
             _raise_unless_bug(error)
             if not arrivals:
                 raise
-            log.warning("batch_failed", service=self.service, messages=len(arrivals), error=_text(error))
+            log.warning("batch_failed", messages=len(arrivals), error=_text(error))
         await self._halves(db, list(arrivals))
         await self._attempt(db, [], unreadable=unreadable, progress=progress)
 
@@ -135,7 +135,10 @@ class Engine:
             run.batch_id = await tx.outbox.write(tx)
         run.tx = tx
         self._committed(run)
-        log.error("parked", service=self.service, type=arrival.type, error=_text(error))
+        span = current_batch()
+        if span is not None:
+            span.handled(getattr(arrival.message, "journey", ""), arrival.type, arrival.event_id or "", type(error).__name__)
+        log.error("parked", type=arrival.type, error=_text(error))
         if self.halt.failed(_text(error)):
             await self._halt(db)
 
@@ -174,13 +177,19 @@ class Engine:
                 continue
             except Exception as error:
                 _raise_unless_bug(error)
-                log.warning("redrive_failed", service=self.service, seq=seq, rows=len(closed), error=_text(error))
+                log.warning("redrive_failed", seq=seq, rows=len(closed), error=_text(error))
                 return
 
     def _committed(self, run: "_Run") -> None:
         """What the process learns from a commit: messages to relay, answers that were waited for, work that is due."""
         tx = run.tx
         self.last_commit = time.monotonic()
+        span = current_batch()
+        if span is not None:
+            for arrival in run.handled:
+                span.handled(getattr(arrival.message, "journey", ""), arrival.type, arrival.event_id or "")
+            for said in tx.outbox.said:
+                span.said(said.journey, said.type, said.ce_id)
         if run.batch_id is not None:
             self.memory.put(run.batch_id, tx.outbox.said)
         for request, answer in tx.answers.items():

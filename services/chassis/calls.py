@@ -96,7 +96,7 @@ class Calls:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            log.error("call_lost", service=self.engine.service, error=repr(task.exception())[:300])
+            log.error("call_lost", error=repr(task.exception())[:300])
 
     async def _one(self, call_id: str, type: str, payload: bytes, attempts: int) -> None:
         decoder, gateway = self._gateways[type]
@@ -112,14 +112,14 @@ class Calls:
         except (Unknown, NotSent, Busy) as why:
             await self._again(call_id, type, attempts, why, getattr(why, "after_seconds", 0.0))
         except Exception as bug:  # noqa: BLE001 - a gateway's bug costs this call a pause, never the worker
-            log.error("call_failed", service=self.engine.service, type=type, error=repr(bug)[:300])
+            log.error("call_failed", type=type, error=repr(bug)[:300])
             await self._again(call_id, type, attempts, bug, LONGEST_PAUSE)
 
     async def _again(self, call_id: str, type: str, attempts: int, why: Exception, at_least: float) -> None:
         """The row is free again after a pause that grows; the next attempt asks before it sends."""
         pause = max(at_least, min(LONGEST_PAUSE, 0.5 * 2 ** min(attempts, 10)))
         metrics.call_failed(self.engine.service, type, unknown=isinstance(why, Unknown))
-        log.warning("call_again", service=self.engine.service, type=type, attempts=attempts, why=str(why)[:200])
+        log.warning("call_again", type=type, attempts=attempts, why=str(why)[:200])
         await self.door.later(
             "update call set state = 'NEW', next_at = now() + make_interval(secs => $2) where id = $1::uuid", call_id, pause)
 

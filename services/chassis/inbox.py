@@ -6,6 +6,7 @@ from msgspec.json import Decoder, encode
 
 from contracts.answers import Accepted, Answer, Rejected
 from contracts.reasons import Reason, refused
+from services.chassis import metrics
 from services.chassis.arrival import Arrival, RequestKey
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
     if arrival.request is None:
         return
     refusal = arrival.refusal or refused(reason, field=field)
+    metrics.refused(tx.service, refusal.code)
     arrival.answer = Rejected(request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal)
     tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.partition)
 

@@ -14,6 +14,7 @@ from msgspec.json import Encoder
 
 from contracts.message import contract_of
 from contracts.topics import MAX_MESSAGE_BYTES
+from services.chassis import metrics
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.telemetry import is_sampled
 
@@ -148,7 +149,6 @@ class Relay:
     def __init__(self, service: str, memory: Memory, producer: AIOKafkaProducer) -> None:
         self.service, self.memory, self.producer = service, memory, producer
         self._source = f"/{service}"
-        self.sent = 0
 
     async def run(self, connection: asyncpg.Connection) -> None:
         """Relay until cancelled or an error; the caller opens a new connection and starts again."""
@@ -172,7 +172,7 @@ class Relay:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
         await self._send(said)
         await connection.execute("delete from unsent where batch_id = any($1::bigint[])", [row[0] for row in rows])
-        self.sent += len(said)
+        metrics.relay_sent(self.service, len(said))
         return len(rows)
 
     async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:

@@ -9,6 +9,7 @@ from msgspec.json import Decoder, encode
 
 from contracts.operations import MessageParked
 from contracts.reasons import Reason
+from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.refs import Ref
 from services.chassis.wire import Reader
@@ -75,6 +76,7 @@ async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
 
 
 def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
+    metrics.parked(tx.service, reason)
     source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
     tx.publish(
         MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=type, source=source, refs=refs, at=tx.now),

@@ -3,8 +3,9 @@
 import asyncio
 import gc
 import signal
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from contracts.topics import TOPICS
-from services.chassis import health, telemetry
+from services.chassis import health, metrics, telemetry
 from services.chassis.batch import Engine
 from services.chassis.calls import Calls, Gateway
 from services.chassis.database import connect
@@ -53,7 +54,7 @@ class Service:
     def run(self) -> None:
         """Run until SIGTERM; exit code 0. 75: fenced, the supervisor starts it again at once."""
         settings = load_settings()
-        telemetry.configure(settings)
+        telemetry.configure(settings.service, settings.telemetry)
         _cheap_lz4()
         uvloop.run(self._main(settings))
 
@@ -73,7 +74,8 @@ class Service:
             await stopped
         starting.cancel()
         await running.stop()
-        log.info("stopped", service=self.name)
+        log.info("stopped")
+        telemetry.shutdown()
 
 
 class Running:
@@ -99,14 +101,17 @@ class Running:
             self.lanes.append(Operators(
                 orders=orders, timers=self.timers, sandbox=settings.sandbox, engine=order_engine, reader=order_reader,
                 dsn=settings.database, member=self._member("operators"), money_awake=self.money_awake))
-        self.calls = Calls(self.engine, on, service._gateways(settings, keys), self.door) if service._gateways else None
+        self.gateways = service._gateways(settings, keys) if service._gateways else {}
+        self.calls = Calls(self.engine, on, self.gateways, self.door) if self.gateways else None
         routes = service._routes(self.door, settings, keys) if service._routes else []
-        self.vitals = health.Vitals()
+        self._beat = time.monotonic()
+        self._database_up = self._broker_up = False
         app = Starlette(routes=[*routes, *self.door.routes(), *health.routes(self.vitals)])
         host, _, port = settings.door.rpartition(":")
         self.server = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
         self.server.capture_signals = nullcontext  # type: ignore[method-assign]  # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
+        self._outside = AsyncExitStack()                  # the gateways' connections
         self._broker: KafkaBroker | None = None
         self._producer: AIOKafkaProducer | None = None
 
@@ -123,6 +128,9 @@ class Running:
         await asyncio.gather(*(_again_until(lane.open, "database") for lane in self.lanes))
         self._keep("timers", self.timers.run)
         if self.calls:
+            for gateway in {id(each): each for each in self.gateways.values()}.values():
+                if isinstance(gateway, AbstractAsyncContextManager):
+                    await self._outside.enter_async_context(gateway)
             self._keep("calls", self.calls.run)
         self._producer = await _again_until(self._start_producer, "kafka")
         self._keep("relay", Relay(self.name, self.memory, self._producer).run)
@@ -134,8 +142,8 @@ class Running:
         await _again_until(self._start_broker, "kafka")
         for lane in self.lanes:
             self._tasks += [asyncio.create_task(lane.flush_often()), asyncio.create_task(lane.beat())]
-        self.vitals.started = True
-        log.info("started", service=self.name, door=self.settings.door, lanes=[lane.name for lane in self.lanes])
+        self._broker_up = True
+        log.info("started", door=self.settings.door, lanes=[lane.name for lane in self.lanes])
 
     async def stop(self) -> None:
         """No new work, the batch in flight ends, offsets go out, the group hears goodbye, then everything closes."""
@@ -146,6 +154,7 @@ class Running:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._outside.aclose()
         if self._producer is not None:
             await self._producer.stop()
         for lane in self.lanes:
@@ -187,12 +196,12 @@ class Running:
                 db = None
                 try:
                     db = await connect(self.settings.database, f"{self.name}-{what}")
-                    self.vitals.database_up = True
+                    self._database_up = True
                     pause = 0.1
                     await run(db)
                 except Exception as error:  # noqa: BLE001 - a loop that ends silently is the worst outcome
-                    self.vitals.database_up = db is not None and not db.is_closed()
-                    log.warning("loop_ended", service=self.name, loop=what, error=f"{type(error).__name__}: {error}"[:300])
+                    self._database_up = db is not None and not db.is_closed()
+                    log.warning("loop_ended", loop=what, error=f"{type(error).__name__}: {error}"[:300])
                 finally:
                     if db is not None:
                         db.terminate()
@@ -202,15 +211,22 @@ class Running:
         self._tasks.append(asyncio.create_task(keep(), name=what))
 
     async def _watch(self, db: asyncpg.Connection) -> None:
-        """Each second: is the service halted, and how is it?"""
+        """Each second: does the loop come round, is the service halted, does anything wait to be sent?"""
         while True:
+            self._beat = time.monotonic()
             await self.halt.read(db)
-            self.vitals.beat(self.engine.last_commit, [(lane.lag_records, lane.lag_seconds) for lane in self.lanes], self._subscribers_alive())
-            await health.gauges(self.name, db, halted=self.halt.declared)
+            metrics.halted(self.name, self.halt.declared)
+            unsent, oldest = await db.fetchrow("select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent")
+            metrics.outbox(self.name, unsent, oldest)
             await asyncio.sleep(1.0)
 
-    def _subscribers_alive(self) -> bool:
-        return all(not task.done() for lane in self.lanes if self._broker is not None and hasattr(lane, "sub") for task in lane.sub.tasks)
+    def vitals(self) -> health.Vitals:
+        """How this process is, now."""
+        subscribers = [task for lane in self.lanes if self._broker_up for task in lane.sub.tasks]
+        return health.Vitals(
+            now=time.monotonic(), beat_at=self._beat, commit_at=self.engine.last_commit, lag_records=sum(lane.lag_records for lane in self.lanes),
+            broker_up=self._broker_up, database_up=self._database_up, halted=self.halt.declared,
+            stopped=tuple(task.get_name() for task in [*self._tasks, *subscribers] if task.done()))
 
 
 def _parks_for(service: str, lane: str, lanes: Mapping[str, list[str]]) -> frozenset[str]:

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 
+from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw
 from services.chassis.batch import Engine
 from services.chassis.subscriptions import Subscriptions
@@ -48,6 +49,7 @@ class Timers:
         """Run the jobs of the earliest due instant. Returns how many; 0: none is due by then."""
         rows = await db.fetch(_DUE, until, AT_MOST)
         if rows:
+            metrics.timer_ran(self.engine.service, (until - rows[0][1]).total_seconds())
             await self.engine.run(db, [self._arrival(*row) for row in rows])
         return len(rows)
 

@@ -11,6 +11,7 @@ from msgspec.json import encode
 from contracts.answers import ANSWER_TYPES, Accepted, Answer, Rejected
 from contracts.partners import PARTNERS
 from contracts.reasons import Reason, Refused, refused
+from services.chassis import metrics
 from services.chassis.arrival import Arrival, RequestKey
 from services.chassis.ids import uuid7
 from services.chassis.keys import Keyring
@@ -133,6 +134,7 @@ class Transaction:
             raise AssertionError(f"{command} {request} is answered twice")
         answer: Answer
         if isinstance(result, Refused):
+            metrics.refused(self.service, result.code)
             answer = Rejected(request_id=request.request_id, command=command, answered_at=self.now, refusal=result)
         else:
             answer = Accepted(request_id=request.request_id, command=command, answered_at=self.now, result=result)

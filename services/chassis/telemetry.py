@@ -1,0 +1,208 @@
+"""What may others see of a process at work? JSON log lines and sampled traces, both without personal data.
+
+The trace id is the journey, so one insurance year of one person is one trace. Whether it is sampled follows from the id
+alone, and so does the span id of each fact, from its ce_id: every process can rebuild the traceparent by rule.
+"""
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import msgspec
+import structlog
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+
+from services.chassis.settings import Telemetry
+from services.chassis.spans import Exporter, Spans, fact_context
+
+MOST_LINKS = 16             # of a batch's span: enough to find the journeys, and a link costs 2 µs
+_PERSONAL = frozenset({
+    "name", "id_number", "phone", "email", "address", "registration", "identity", "contact", "to", "box", "secret",
+    "password", "pin", "code_value", "token", "authorization", "private_pem",
+})
+_NUMBERS = re.compile(r"(?<![0-9A-Za-z])(?:\d{17}[\dXx]|(?:86)?1[3-9]\d{9})(?![0-9A-Za-z])")
+_MASK = "***"
+
+_threshold = ""             # a journey is sampled if its last 8 digits sort before this
+_spans: Spans | None = None
+_batch: ContextVar["BatchSpan | None"] = ContextVar("batch", default=None)
+
+
+def configure(service: str, settings: Telemetry, *, exporter: Exporter | None = None) -> None:
+    """Start logs and, if a collector is named (or an exporter given), traces. settings.sample: 0 none, 1 all journeys."""
+    global _threshold, _spans  # noqa: PLW0603 - one process has one telemetry, set once at its start
+    share = round(min(max(settings.sample, 0.0), 1.0) * 2**32)
+    _threshold = "g" if share == 2**32 else f"{share:08x}"
+    _spans = Spans(service, settings.otlp, exporter) if settings.otlp or exporter else None
+    structlog.configure(
+        processors=[_Stamp(service), structlog.processors.format_exc_info, mask, _line],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer), cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
+
+
+def shutdown() -> None:
+    """Send what is still held; before the process ends."""
+    if _spans is not None:
+        _spans.shutdown()
+
+
+# ---- Logs: a constant event name and fields, `log.info("batch_done", messages=3)`
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Hide what stands under a personal key, and every number that may be an ID card's or a phone's, at any depth."""
+    return {key: _MASK if key in _PERSONAL else _masked(value) for key, value in event.items()}
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return _NUMBERS.sub(_MASK, value)
+    if isinstance(value, dict):
+        return mask(None, "", value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_masked(item) for item in value]
+    if isinstance(value, int | float | None):
+        return _MASK if isinstance(value, int) and _NUMBERS.fullmatch(str(value)) else value
+    return _NUMBERS.sub(_MASK, str(value))      # never an object's own fields
+
+
+class _Stamp:
+    """Adds when, how grave, and which service."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+
+    def __call__(self, _: object, level: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return {"at": at, "level": level, "service": self._service, **event}
+
+
+def _line(_: object, __: str, event: MutableMapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(event)
+    except (UnicodeEncodeError, TypeError, msgspec.MsgspecError):     # lone surrogates in a stranger's text
+        return msgspec.json.encode({str(key): ascii(value) for key, value in event.items()})
+
+
+class _Libraries(logging.Handler):
+    """What libraries say through the standard library, in the same lines."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        told = log.error if record.levelno >= logging.ERROR else log.warning
+        told("library", logger=record.name, text=self.format(record)[:2000])
+
+
+# ---- Traces
+
+
+def is_sampled(journey: str) -> bool:
+    """Whether a journey (32 hex digits) is traced: the same answer in every process with the same share.
+
+    It looks at the last 8 digits: the rest of a uuid7 is time, version and variant and would not be even.
+    """
+    return journey[24:] < _threshold if len(journey) == 32 else False
+
+
+class BatchSpan:
+    """One batch: a span of its own with links to the sampled messages in it, each with a span in its own journey.
+
+    Spans are made when the batch ends, so a batch without sampled messages and failures costs next to nothing.
+    """
+
+    __slots__ = ("_before", "_count", "_failed", "_handled", "_lane", "_said", "_service", "_started")
+
+    def __init__(self, service: str, lane: str, count: int) -> None:
+        self._service, self._lane, self._count = service, lane, count
+        self._handled: list[tuple[str, str, str, str]] = []
+        self._said: list[tuple[str, str, str]] = []
+        self._failed = ""
+
+    def __enter__(self) -> "BatchSpan":
+        self._started = time.time_ns()
+        self._before = _batch.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        _batch.reset(self._before)
+        if kind is not None:
+            self._failed = kind.__name__
+        if _spans is not None and (self._handled or self._said or self._failed):
+            self._tell(_spans)
+
+    def handled(self, journey: str, type: str, ce_id: str, error: str = "") -> None:
+        """A message was handled, or failed with the class name of an error. ce_id: of a fact of ours, else empty."""
+        if error or is_sampled(journey):
+            self._handled.append((journey, type, ce_id, error))
+            self._failed = self._failed or error
+
+    def said(self, journey: str, type: str, ce_id: str) -> None:
+        """A fact was committed; it continues the message of its journey in this batch, or begins the journey."""
+        if is_sampled(journey):
+            self._said.append((journey, type, ce_id))
+
+    def _tell(self, spans: Spans) -> None:
+        ended = time.time_ns()
+        contexts = [spans.context(journey) for journey, *_ in self._handled]
+        batch = spans.start(
+            f"batch {self._lane}", SpanKind.CONSUMER, self._started,
+            {"messaging.system": "kafka", "messaging.operation.type": "process", "messaging.batch.message_count": self._count,
+             "messaging.consumer.group.name": f"{self._service}-{self._lane}"},
+            links=[Link(context) for context in contexts[:MOST_LINKS]],
+        )
+        of_journey: dict[str, SpanContext] = {}
+        for (journey, type, ce_id, error), context in zip(self._handled, contexts, strict=True):
+            span = spans.start(f"process {type}", SpanKind.CONSUMER, self._started, {"messaging.message.type": type},
+                               parent=fact_context(journey, ce_id), context=context, links=[Link(batch.get_span_context())])
+            if error:
+                span.set_status(Status(StatusCode.ERROR, error))
+            span.end(ended)
+            of_journey.setdefault(journey, context)
+        for journey, type, ce_id in self._said:
+            context = fact_context(journey, ce_id)
+            if context is not None:
+                spans.start(f"publish {type}", SpanKind.PRODUCER, ended, {"messaging.message.type": type},
+                            parent=of_journey.get(journey), context=context).end(ended)
+        if self._failed:
+            batch.set_status(Status(StatusCode.ERROR, self._failed))
+        batch.end(ended)
+
+
+def batch_span(service: str, lane: str, count: int) -> BatchSpan:
+    """Around a batch: `with batch_span("billing", "bulk", 200) as span:`. Inside, current_batch() finds it."""
+    return BatchSpan(service, lane, count)
+
+
+def current_batch() -> BatchSpan | None:
+    """The batch that this task works on; None outside of one, and while nobody collects traces."""
+    return _batch.get() if _spans is not None else None
+
+
+@contextmanager
+def message_span(journey: str, name: str) -> Iterator[None]:
+    """Around work for one journey that is no message, such as a call to a provider. name: constant, no ids in it."""
+    if _spans is None:
+        yield
+        return
+    started, failed = time.time_ns(), ""
+    try:
+        yield
+    except BaseException as error:
+        failed = type(error).__name__
+        raise
+    finally:
+        if failed or is_sampled(journey):
+            span = _spans.start(name, SpanKind.CLIENT, started, {}, context=_spans.context(journey))
+            if failed:
+                span.set_status(Status(StatusCode.ERROR, failed))
+            span.end()

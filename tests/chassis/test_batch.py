@@ -1,0 +1,183 @@
+"""What happens to a batch, and to the one message in it that fails?"""
+
+import pytest
+
+from contracts.billing import QueryBill
+from services.chassis.halt import Halted
+from services.chassis.ids import uuid7
+from tests.chassis.toys import Toy, approved, settled, toy
+from tests.ground import Database
+
+
+async def parked(made: Toy) -> list[tuple[str, str]]:
+    return [(state, reason) for state, reason in await made.rows("select state, reason from parked order by seq")]
+
+
+async def test_a_batch_is_one_call_and_one_transaction(database: Database) -> None:
+    async with toy(database) as made:
+        facts = [approved() for _ in range(100)]
+
+        await made.run(*map(made.arrived, facts))
+
+        assert await made.said() == [fact.enrollment_id for fact in facts]
+        assert len(made.batches) == 1
+        assert await made.rows("select count(*) from inbox") == [(100,)]
+        assert await made.rows("select count(*) from unsent") == [(1,)]
+
+
+async def test_facts_that_share_a_ref_run_in_order_in_calls_of_their_own(database: Database) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        facts = [approved(person_id=who), approved(), approved(person_id=who)]
+
+        await made.run(*map(made.arrived, facts))
+
+        assert made.batches == [[facts[0].enrollment_id, facts[1].enrollment_id], [facts[2].enrollment_id]]
+
+
+async def test_a_fact_heard_twice_has_one_effect(database: Database) -> None:
+    async with toy(database) as made:
+        fact, ce_id = approved(), uuid7()
+
+        await made.run(made.arrived(fact, event_id=ce_id), made.arrived(fact, event_id=ce_id))
+        await made.run(made.arrived(fact, event_id=ce_id), made.arrived(new := approved()))
+
+        assert await made.said() == [fact.enrollment_id, new.enrollment_id]
+
+
+async def test_when_the_37th_of_100_raises_it_alone_is_parked(database: Database) -> None:
+    async with toy(database) as made:
+        facts = [approved() for _ in range(100)]
+        made.poisoned = {facts[36].enrollment_id}
+
+        await made.run(*map(made.arrived, facts))
+
+        assert await made.said() == [f.enrollment_id for f in facts if f is not facts[36]]
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED")]
+        assert await made.said("any.message_parked.v1") != []
+        assert await made.rows("select count(*) from inbox") == [(99,)]
+
+
+async def test_what_concerns_a_parked_person_waits_behind_in_order_and_resumes_with_it(database: Database) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        first, second, other = approved(person_id=who), approved(person_id=who), approved()
+        made.poisoned = {first.enrollment_id}
+        await made.run(made.arrived(first), made.arrived(second), made.arrived(other))
+        assert await made.said() == [other.enrollment_id]
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+
+        made.poisoned = set()
+        seqs = await made.rows("select seq from parked where state = 'PARKED'")
+        assert await made.engine.redrive(made.db, [seqs[0][0]]) == 2
+
+        assert await made.said() == [other.enrollment_id, first.enrollment_id, second.enrollment_id]
+        assert await parked(made) == []
+        assert await made.rows("select count(*) from inbox") == [(3,)]
+
+
+async def test_a_redrive_that_fails_again_leaves_everything_parked(database: Database) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        first, second = approved(person_id=who), approved(person_id=who)
+        made.poisoned = {first.enrollment_id}
+        await made.run(made.arrived(first), made.arrived(second))
+
+        seqs = await made.rows("select seq from parked where state = 'PARKED'")
+        assert await made.engine.redrive(made.db, [seqs[0][0]]) == 0
+
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+
+
+async def test_a_parked_fact_that_is_delivered_again_stays_one_row(database: Database) -> None:
+    async with toy(database) as made:
+        fact, ce_id = approved(), uuid7()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact, event_id=ce_id))
+
+        await made.run(made.arrived(fact, event_id=ce_id))
+
+        assert len(await parked(made)) == 1
+
+
+async def test_a_fact_whose_ground_is_missing_waits_and_runs_when_the_ground_comes(database: Database) -> None:
+    async with toy(database) as made:
+        ground = approved()
+        await made.run(made.arrived(settled(ground)))
+        assert await parked(made) == [("AWAITS", "AWAITS_GROUND")]
+        assert await made.said() == []
+
+        made.grounds = {ground.enrollment_id}
+        await made.run(made.arrived(ground))
+
+        assert await made.rows("select subject, seq from outbox order by n") == [(ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+        assert await parked(made) == []
+
+
+async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke_it(database: Database) -> None:
+    async with toy(database) as made:
+        ground = approved()
+        await made.run(made.arrived(settled(ground)))
+        made.poisoned = {ground.enrollment_id}
+
+        await made.run(made.arrived(ground), made.arrived(other := approved()))
+
+        assert await made.said() == [other.enrollment_id]
+        assert sorted(await parked(made)) == [("AWAITS", "AWAITS_GROUND"), ("PARKED", "HANDLER_FAILED")]
+
+
+async def test_more_than_twenty_failures_in_a_row_stop_the_service(database: Database) -> None:
+    async with toy(database) as made:
+        facts = [approved() for _ in range(60)]
+        made.poisoned = {fact.enrollment_id for fact in facts}
+
+        with pytest.raises(Halted):
+            await made.run(*map(made.arrived, facts))
+
+        assert len(await parked(made)) == 21
+        assert await made.rows("select failures from halt") == [(21,)]
+        assert await made.said("any.service_halted.v1") == ["billing"]
+        with pytest.raises(Halted):
+            await made.run(made.arrived(approved()))
+
+
+async def test_a_command_is_answered_once_and_the_same_answer_is_said_again(database: Database) -> None:
+    async with toy(database) as made:
+        ask = QueryBill(request_id="r-1", person_id=uuid7(), insurance_year=2025)
+        await made.run(made.arrived(ask), made.arrived(ask))
+        await made.run(made.arrived(ask))
+
+        bodies = await made.rows("select type, payload from outbox order by batch_id, n")
+        assert len(bodies) == 3
+        assert len(set(bodies)) == 1
+        assert await made.rows("select count(*) from request") == [(1,)]
+
+
+async def test_the_same_request_with_another_body_is_a_conflict(database: Database) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        await made.run(made.arrived(QueryBill(request_id="r-1", person_id=who, insurance_year=2025)))
+
+        conflict = made.arrived(QueryBill(request_id="r-1", person_id=who, insurance_year=2024))
+        await made.run(conflict)
+
+        assert conflict.answer is not None
+        assert conflict.answer.refusal.code == "IDEMPOTENCY_CONFLICT"  # type: ignore[attr-defined]
+
+
+async def test_a_command_about_somebody_under_repair_is_told_so_and_may_come_again(database: Database) -> None:
+    async with toy(database) as made:
+        fact = approved()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+
+        ask = QueryBill(request_id="r-1", person_id=fact.person_id, insurance_year=2025)
+        first = made.arrived(ask)
+        await made.run(first)
+        assert first.answer.refusal.code == "UNDER_REPAIR"  # type: ignore[union-attr]
+
+        made.poisoned = set()
+        await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked")])
+        second = made.arrived(ask)
+        await made.run(second)
+        assert second.answer.result == {"year": 2025}  # type: ignore[union-attr]
