@@ -1,0 +1,72 @@
+"""What can `canbao` do? Finds the verb, reads its arguments, runs it; wrong input is one line and exit code 2."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+VERBS = ("demo", "up", "down", "status", "reset", "logs", "test", "bench", "push", "tail", "trace", "verify", "topics", "doctor")
+FOLDER = Path(__file__).parent
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the long usage is one --help away."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit code 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code of the verb."""
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in _present():
+        sys.stderr.write(f"canbao: there is no {verb!r}; it can {', '.join(_present())} (see canbao --help)\n")
+        return 2
+    module = _module(verb)
+    parser = Parser(prog=f"canbao {verb}", description=module.HELP, allow_abbrev=False)
+    module.add_arguments(parser)
+    if getattr(module, "TAKES_REST", False):
+        args, args.rest = parser.parse_known_args(rest)
+    else:
+        args = parser.parse_args(rest)
+    return int(module.run(args))
+
+
+def _present() -> list[str]:
+    return [verb for verb in VERBS if (FOLDER / f"{verb}.py").exists()]
+
+
+def _module(verb: str) -> ModuleType:
+    """Verbs import what is heavy inside `run`, so that all of them are at hand in no time."""
+    return importlib.import_module(f"cli.{verb}")
+
+
+def _overview() -> str:
+    lines = [f"  {verb:<8} {_module(verb).HELP}" for verb in _present()]
+    return "usage: canbao VERB [arguments]\n\n" + "\n".join(lines) + "\n\ncanbao VERB --help says more.\n"
+
+
+def _leave(code: int) -> NoReturn:
+    """Whoever read our output may be gone; that is no error of ours."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    try:
+        _leave(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        _leave(130)
+    except BrokenPipeError:
+        _leave(0)
