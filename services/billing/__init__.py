@@ -1,0 +1,1 @@
+"""What is due, until when, and why?"""

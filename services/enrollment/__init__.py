@@ -1,0 +1,1 @@
+"""Who is insured, where, and from when covered?"""
