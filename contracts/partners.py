@@ -23,6 +23,10 @@ class Partner(Struct, frozen=True, kw_only=True):
     def replies(self) -> str:
         return f"{self.topic}.replies"
 
+    def serves(self, region_code: str) -> bool:
+        """Whether it is enabled in this region."""
+        return "*" in self.regions or region_code in self.regions
+
 
 _APPLY = ("enrollment.register_account.v1", "enrollment.submit_enrollment.v1", "billing.query_bill.v1")
 _ONLINE = (*_APPLY, "payment.start_payment.v1")
