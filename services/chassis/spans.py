@@ -1,6 +1,8 @@
-"""How does a span get the id that a rule gives it? The tracing SDK, told which trace and span id come next."""
+"""What does a trace look like? Spans made after the work, under ids that a rule gives them."""
 
+import time
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -8,10 +10,14 @@ from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, set_span_in_context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, set_span_in_context
 from typing_extensions import override
 
+if TYPE_CHECKING:
+    from services.chassis.telemetry import BatchSpan
+
 Exporter = SpanExporter
+MOST_LINKS = 16             # of a batch's span: enough to find the journeys, and a link costs 2 µs
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -49,37 +55,70 @@ class Spans:
         )
         self._tracer = self._provider.get_tracer("canbao")
 
-    def start(self, name: str, kind: SpanKind, started_ns: int, attributes: Mapping[str, str | int], *,
-              parent: SpanContext | None = None, context: SpanContext | None = None, links: Sequence[Link] = ()) -> Span:
-        """A span that began at started_ns, under the ids of context, or under new ones."""
-        self._ids.next = context
-        try:
-            span = self._tracer.start_span(
-                name, set_span_in_context(NonRecordingSpan(parent)) if parent else None, kind, attributes, links, started_ns)
-        finally:
-            self._ids.next = None
-        assert isinstance(span, Span)   # the sampler takes everything
-        return span
+    def tell_batch(self, batch: "BatchSpan") -> None:
+        """A span for the batch and, in its own journey, one for each message and each fact that came of them."""
+        ended = time.time_ns()
+        places = [self._place(journey) for journey, *_ in batch.messages]
+        whole = self._start(
+            f"batch {batch.lane}", SpanKind.CONSUMER, batch.started_ns,
+            {"messaging.system": "kafka", "messaging.operation.type": "process", "messaging.batch.message_count": batch.count,
+             "messaging.consumer.group.name": f"{batch.service}-{batch.lane}"},
+            links=[Link(place) for place in places[:MOST_LINKS]],
+        )
+        of_journey: dict[str, SpanContext] = {}
+        for (journey, type, ce_id, error), place in zip(batch.messages, places, strict=True):
+            span = self._start(f"process {type}", SpanKind.CONSUMER, batch.started_ns, {"messaging.message.type": type},
+                               parent=_place_of_fact(journey, ce_id), place=place, links=[Link(whole.get_span_context())])
+            _end(span, error, ended)
+            of_journey.setdefault(journey, place)
+        for journey, type, ce_id in batch.said_facts:
+            said = _place_of_fact(journey, ce_id)
+            if said is not None:
+                _end(self._start(f"publish {type}", SpanKind.PRODUCER, ended, {"messaging.message.type": type},
+                                 parent=of_journey.get(journey), place=said), "", ended)
+        _end(whole, batch.error, ended)
 
-    def context(self, journey: str) -> SpanContext:
-        """A new place in the trace of a journey, or in a trace of its own if the journey is not known."""
-        trace_id = int(journey, 16) if is_journey(journey) else self._ids.generate_trace_id()
-        return SpanContext(trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=_SAMPLED)
+    def tell_work(self, journey: str, name: str, started_ns: int, error: str) -> None:
+        """A span for work that is no message, ending now."""
+        _end(self._start(name, SpanKind.CLIENT, started_ns, {}, place=self._place(journey)), error, time.time_ns())
 
     def shutdown(self) -> None:
         """Send what is held, for at most the exporter's time-out."""
         self._provider.shutdown()
 
+    def _start(self, name: str, kind: SpanKind, started_ns: int, attributes: Mapping[str, str | int], *,
+               parent: SpanContext | None = None, place: SpanContext | None = None, links: Sequence[Link] = ()) -> Span:
+        self._ids.next = place
+        try:
+            span = self._tracer.start_span(
+                name, set_span_in_context(NonRecordingSpan(parent)) if parent else None, kind, attributes, links, started_ns)
+        finally:
+            self._ids.next = None
+        if not isinstance(span, Span):
+            raise TypeError("the sampler takes everything, so this is a recording span")
+        return span
 
-def fact_context(journey: str, ce_id: str) -> SpanContext | None:
+    def _place(self, journey: str) -> SpanContext:
+        """A new place in the trace of a journey, or in a trace of its own if the journey is not known."""
+        trace_id = int(journey, 16) if _is_journey(journey) else self._ids.generate_trace_id()
+        return SpanContext(trace_id, self._ids.generate_span_id(), is_remote=False, trace_flags=_SAMPLED)
+
+
+def _end(span: Span, error: str, ended_ns: int) -> None:
+    if error:
+        span.set_status(Status(StatusCode.ERROR, error))
+    span.end(ended_ns)
+
+
+def _place_of_fact(journey: str, ce_id: str) -> SpanContext | None:
     """Where a fact of ours stands in its journey, by rule: the last 16 digits of its id. None: it is no fact of ours."""
     digits = ce_id[19:23] + ce_id[24:]
     try:
-        return SpanContext(int(journey, 16), int(digits, 16), is_remote=True, trace_flags=_SAMPLED) if is_journey(journey) else None
+        return SpanContext(int(journey, 16), int(digits, 16), is_remote=True, trace_flags=_SAMPLED) if _is_journey(journey) else None
     except ValueError:
         return None
 
 
-def is_journey(text: str) -> bool:
+def _is_journey(text: str) -> bool:
     """32 lower-case hex digits that are not all zero."""
     return len(text) == 32 and set(text) <= set("0123456789abcdef") and text.strip("0") != ""

@@ -13,16 +13,16 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
 from services.chassis.settings import Telemetry
-from services.chassis.spans import Exporter, Spans, fact_context
 
-MOST_LINKS = 16             # of a batch's span: enough to find the journeys, and a link costs 2 µs
+if TYPE_CHECKING:
+    from services.chassis.spans import Exporter, Spans
+
 _PERSONAL = frozenset({
     "name", "id_number", "phone", "email", "address", "registration", "identity", "contact", "to", "box", "secret",
     "password", "pin", "code_value", "token", "authorization", "private_pem",
@@ -31,20 +31,24 @@ _NUMBERS = re.compile(r"(?<![0-9A-Za-z])(?:\d{17}[\dXx]|(?:86)?1[3-9]\d{9})(?![0
 _MASK = "***"
 
 _threshold = ""             # a journey is sampled if its last 8 digits sort before this
-_spans: Spans | None = None
+_spans: "Spans | None" = None
 _batch: ContextVar["BatchSpan | None"] = ContextVar("batch", default=None)
 
 
-def configure(service: str, settings: Telemetry, *, exporter: Exporter | None = None) -> None:
+def configure(service: str, settings: Telemetry, *, exporter: "Exporter | None" = None) -> None:
     """Start logs and, if a collector is named (or an exporter given), traces. settings.sample: 0 none, 1 all journeys."""
     global _threshold, _spans  # noqa: PLW0603 - one process has one telemetry, set once at its start
     share = round(min(max(settings.sample, 0.0), 1.0) * 2**32)
     _threshold = "g" if share == 2**32 else f"{share:08x}"
-    _spans = Spans(service, settings.otlp, exporter) if settings.otlp or exporter else None
+    _spans = None
+    if settings.otlp or exporter:
+        from services.chassis.spans import Spans  # noqa: PLC0415 - 0.2 s of start-up, for those who collect traces
+
+        _spans = Spans(service, settings.otlp, exporter)
     structlog.configure(
         processors=[_Stamp(service), structlog.processors.format_exc_info, mask, _line],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.BytesLoggerFactory(sys.stdout.buffer), cache_logger_on_first_use=True,
+        logger_factory=lambda *_: structlog.BytesLogger(sys.stdout.buffer),
     )
     logging.basicConfig(handlers=[_Libraries()], level=logging.WARNING, force=True)
 
@@ -120,62 +124,36 @@ class BatchSpan:
     Spans are made when the batch ends, so a batch without sampled messages and failures costs next to nothing.
     """
 
-    __slots__ = ("_before", "_count", "_failed", "_handled", "_lane", "_said", "_service", "_started")
+    __slots__ = ("_before", "count", "error", "lane", "messages", "said_facts", "service", "started_ns")
 
     def __init__(self, service: str, lane: str, count: int) -> None:
-        self._service, self._lane, self._count = service, lane, count
-        self._handled: list[tuple[str, str, str, str]] = []
-        self._said: list[tuple[str, str, str]] = []
-        self._failed = ""
+        self.service, self.lane, self.count = service, lane, count
+        self.messages: list[tuple[str, str, str, str]] = []     # journey, type, ce_id, error
+        self.said_facts: list[tuple[str, str, str]] = []        # journey, type, ce_id
+        self.error = ""
 
     def __enter__(self) -> "BatchSpan":
-        self._started = time.time_ns()
+        self.started_ns = time.time_ns()
         self._before = _batch.set(self)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         _batch.reset(self._before)
         if kind is not None:
-            self._failed = kind.__name__
-        if _spans is not None and (self._handled or self._said or self._failed):
-            self._tell(_spans)
+            self.error = kind.__name__
+        if _spans is not None and (self.messages or self.said_facts or self.error):
+            _spans.tell_batch(self)
 
     def handled(self, journey: str, type: str, ce_id: str, error: str = "") -> None:
         """A message was handled, or failed with the class name of an error. ce_id: of a fact of ours, else empty."""
         if error or is_sampled(journey):
-            self._handled.append((journey, type, ce_id, error))
-            self._failed = self._failed or error
+            self.messages.append((journey, type, ce_id, error))
+            self.error = self.error or error
 
     def said(self, journey: str, type: str, ce_id: str) -> None:
         """A fact was committed; it continues the message of its journey in this batch, or begins the journey."""
         if is_sampled(journey):
-            self._said.append((journey, type, ce_id))
-
-    def _tell(self, spans: Spans) -> None:
-        ended = time.time_ns()
-        contexts = [spans.context(journey) for journey, *_ in self._handled]
-        batch = spans.start(
-            f"batch {self._lane}", SpanKind.CONSUMER, self._started,
-            {"messaging.system": "kafka", "messaging.operation.type": "process", "messaging.batch.message_count": self._count,
-             "messaging.consumer.group.name": f"{self._service}-{self._lane}"},
-            links=[Link(context) for context in contexts[:MOST_LINKS]],
-        )
-        of_journey: dict[str, SpanContext] = {}
-        for (journey, type, ce_id, error), context in zip(self._handled, contexts, strict=True):
-            span = spans.start(f"process {type}", SpanKind.CONSUMER, self._started, {"messaging.message.type": type},
-                               parent=fact_context(journey, ce_id), context=context, links=[Link(batch.get_span_context())])
-            if error:
-                span.set_status(Status(StatusCode.ERROR, error))
-            span.end(ended)
-            of_journey.setdefault(journey, context)
-        for journey, type, ce_id in self._said:
-            context = fact_context(journey, ce_id)
-            if context is not None:
-                spans.start(f"publish {type}", SpanKind.PRODUCER, ended, {"messaging.message.type": type},
-                            parent=of_journey.get(journey), context=context).end(ended)
-        if self._failed:
-            batch.set_status(Status(StatusCode.ERROR, self._failed))
-        batch.end(ended)
+            self.said_facts.append((journey, type, ce_id))
 
 
 def batch_span(service: str, lane: str, count: int) -> BatchSpan:
@@ -202,7 +180,4 @@ def message_span(journey: str, name: str) -> Iterator[None]:
         raise
     finally:
         if failed or is_sampled(journey):
-            span = _spans.start(name, SpanKind.CLIENT, started, {}, context=_spans.context(journey))
-            if failed:
-                span.set_status(Status(StatusCode.ERROR, failed))
-            span.end()
+            _spans.tell_work(journey, name, started, failed)
