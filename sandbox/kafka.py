@@ -5,22 +5,21 @@ Whoever reaches the loopback reaches the plain one: a sandbox's rule, never a de
 """
 
 import base64
-import socket
 import time
 import uuid
-from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from contracts.topics import TOPICS
-from sandbox.kafka_kit import Kit, prepare
+from sandbox.kafka_kit import Kit
 from sandbox.lifeline import Child
-from sandbox.postgres import free_port
+from sandbox.ports import LOOPBACK, Ports, is_free
 
 _START_SECONDS = 60.0
 _TRIES = 3
+_DOORS = ("admin", "sasl", "controller")
 _SETTINGS = """
 process.roles=broker,controller
 node.id=1
@@ -76,26 +75,25 @@ class KafkaTrouble(RuntimeError):
 class Kafka:
     """One embedded node over `folder`, with the jars, the Java and the start-up cache of `kit`.
 
-    ports: of an earlier start, so that clients find it again; any of them that is taken is chosen anew. stop_seconds: from the request
-    to stop until it is killed.
+    stop_seconds: from the request to stop until it is killed.
     """
 
-    def __init__(self, folder: Path, kit: Kit, *, ports: Mapping[str, int] | None = None, stop_seconds: float = 20) -> None:
+    def __init__(self, folder: Path, kit: Kit, ports: Ports, *, stop_seconds: float = 20) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "kafka.log"
-        self.ports = dict(ports or {})
+        self._ports, self._taken = ports, dict[str, int]()
         self._data, self._settings, self._kit = folder / "kafka", folder / "server.properties", kit
         self._stop_seconds, self._child = stop_seconds, cast(Child | None, None)
 
     @property
     def admin(self) -> str:
         """host:port of the administrator's door: no login, every right."""
-        return f"127.0.0.1:{self.ports['admin']}"
+        return f"{LOOPBACK}:{self._taken['admin']}"
 
     @property
     def bootstrap(self) -> str:
         """host:port of everybody else's door: SASL_PLAINTEXT with SCRAM-SHA-256."""
-        return f"127.0.0.1:{self.ports['sasl']}"
+        return f"{LOOPBACK}:{self._taken['sasl']}"
 
     @property
     def pid(self) -> int | None:
@@ -107,7 +105,7 @@ class Kafka:
         if not (self._data / "meta.properties").exists():
             self._format()
         for _ in range(_TRIES):
-            self._choose_ports()
+            self._taken = {door: self._ports.take(f"kafka-{door}") for door in _DOORS}
             begin = self.log.stat().st_size if self.log.exists() else 0
             if self._launch():
                 return
@@ -133,29 +131,17 @@ class Kafka:
         (self._data / "meta.properties").write_text(
             f"version=1\ncluster.id={_identity()}\nnode.id=1\ndirectory.id={_identity()}\n")
 
-    def _choose_ports(self) -> None:
-        for door in ("admin", "sasl", "controller"):
-            if door not in self.ports or not _is_free(self.ports[door]):
-                self.ports[door] = free_port()
-
     def _launch(self) -> bool:
-        self._settings.write_text(_SETTINGS.format(data=self._data.resolve(), largest=_largest_message(), **self.ports))
+        self._settings.write_text(_SETTINGS.format(data=self._data.resolve(), largest=_largest_message(), **self._taken))
         self._child = Child(self._kit.broker_command(self._settings), log=self.log, env=self._kit.env,
                             grace_seconds=self._stop_seconds)
         end = time.monotonic() + _START_SECONDS
         while self._child.poll() is None and time.monotonic() < end:
-            if not _is_free(self.ports["admin"]) and _coordinates(self.admin):
+            if not is_free(self._taken["admin"]) and _coordinates(self.admin):
                 return True
             time.sleep(0.02)
         self.stop()
         return False
-
-
-def start_kafka(folder: Path, cache: Path, *, ports: Mapping[str, int] | None = None) -> Kafka:
-    """A running broker over `folder`; what it needs is fetched and trained into `cache` when it is not there yet."""
-    kafka = Kafka(folder, prepare(cache), ports=ports)
-    kafka.start()
-    return kafka
 
 
 def _coordinates(bootstrap: str) -> bool:
@@ -175,12 +161,6 @@ def _coordinates(bootstrap: str) -> bool:
 
 def _largest_message() -> int:
     return max(int(topic.config.get("max.message.bytes", "0")) for topic in TOPICS.values())
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def _identity() -> str:

@@ -11,6 +11,7 @@ from confluent_kafka.admin import (
 
 from sandbox.kafka import Kafka
 from sandbox.kafka_kit import Kit, KitTrouble
+from sandbox.ports import Ports
 
 _TOPIC, _USER, _PASSWORD = "rehearsal", "rehearsal", "rehearsal"
 _MESSAGES = 50
@@ -38,7 +39,7 @@ log.dirs={scratch / "formatted"}
 
 def rehearse(kit: Kit, folder: Path) -> None:
     """Run a node through login, rights, produce and consume; it writes the archive while it stops."""
-    kafka = Kafka(folder, kit, stop_seconds=90)
+    kafka = Kafka(folder, kit, Ports(folder), stop_seconds=90)
     kafka.start()
     try:
         _administer(AdminClient({"bootstrap.servers": kafka.admin, "log_level": 0}))

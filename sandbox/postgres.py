@@ -11,7 +11,6 @@ import pwd
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ import psutil
 from msgspec import Struct
 
 from sandbox.lifeline import Child, OsUser, wait_until_gone
+from sandbox.ports import Ports
 
 ADMIN = "pgadmin"
 LENT_USER = "canbao-postgres"
@@ -64,9 +64,10 @@ class Place(Struct, frozen=True):
 class Postgres:
     """One embedded server over `folder`. settings: beside and above SETTINGS."""
 
-    def __init__(self, folder: Path, *, port: int = 0, **settings: str) -> None:
+    def __init__(self, folder: Path, ports: Ports, **settings: str) -> None:
         self.place = find_place(folder)
-        self.port = port
+        self.port = 0
+        self._ports = ports
         self.log = folder / "postgres.log"
         self._settings = SETTINGS | settings
         self._child: Child | None = None
@@ -86,15 +87,14 @@ class Postgres:
         if not (self.place.data / "PG_VERSION").exists():
             self._create()
         self._sweep()
-        for _ in range(_PORT_TRIES):
-            port, begin = self.port or free_port(), self.log.stat().st_size if self.log.exists() else 0
-            if self._launch(port):
-                self.port = port
+        for attempt in range(_PORT_TRIES):
+            self.port = self._ports.take("postgres", other=attempt > 0)
+            begin = self.log.stat().st_size if self.log.exists() else 0
+            if self._launch(self.port):
                 return
             text = self.log.read_bytes()[begin:].decode(errors="replace")
             if "Address already in use" not in text:
                 break
-            self.port = 0
         raise PostgresTrouble(f"Postgres did not start:\n{text[-2000:]}")
 
     def poll(self) -> int | None:
@@ -196,13 +196,6 @@ def remove(folder: Path) -> None:
     for path in (folder, Path("/var/tmp") / f"canbao-{_digest(folder)}", Path("/tmp") / f"canbao-{_digest(folder)}"):
         if path.exists() and path.lstat().st_uid in (os.geteuid(), *( [_lent_user()[0].uid] if os.geteuid() == 0 else [])):
             shutil.rmtree(path)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wheel_programs() -> Path:

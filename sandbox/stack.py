@@ -18,6 +18,7 @@ from msgspec import Struct
 from contracts.topics import PRINCIPALS, SERVICES
 from sandbox.kafka import Kafka
 from sandbox.kafka_kit import prepare
+from sandbox.ports import LOOPBACK, Ports, write_private
 from sandbox.postgres import QUICK, Postgres
 from services.chassis.provision import SCHEMAS, provision
 from services.chassis.settings import Kafka as KafkaSettings
@@ -72,26 +73,20 @@ class Servers:
 
     def __init__(self, folder: Path, *, quick: bool = False, say: Say = quiet) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._quick, self._say = folder, quick, say
+        self._folder, self._quick, self._say, self._ports = folder, quick, say, Ports(folder)
         self.kafka: Kafka | None = None
         self.postgres: Postgres | None = None
 
     def start(self) -> Stack:
         """Both run when it returns; nothing is provisioned. KitTrouble, KafkaTrouble, PostgresTrouble: nothing runs."""
-        ports = _read_ports(self._folder)
         try:
             with ThreadPoolExecutor(2) as pool:
-                kafka = pool.submit(self._start_kafka, ports)
-                postgres = pool.submit(self._start_postgres, ports)
+                kafka = pool.submit(self._start_kafka)
+                postgres = pool.submit(self._start_postgres)
                 stack = self._stack(kafka, postgres)
         except BaseException:
             self.stop()
             raise
-        if self.kafka:
-            ports |= self.kafka.ports
-        if self.postgres:
-            ports["postgres"] = self.postgres.port
-        write_private(self._folder / "ports.json", msgspec.json.encode(ports))
         stack.remember(self._folder)
         return stack
 
@@ -104,24 +99,23 @@ class Servers:
         """Which of them ended by itself."""
         return [name for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server and server.poll() is not None]
 
-    def _start_kafka(self, ports: dict[str, int]) -> tuple[str, str, str]:
+    def _start_kafka(self) -> tuple[str, str, str]:
         if address := os.environ.get("CANBAO_KAFKA"):
             parts = urlsplit(address if "://" in address else f"{PLAIN}://{address}")
             return address, parts.netloc.rpartition("@")[2], parts.scheme.upper()
-        kit = prepare(cache_folder(), self._say)
-        self.kafka = Kafka(self._folder, kit, ports={name: ports[name] for name in ("admin", "sasl", "controller") if name in ports})
+        self.kafka = Kafka(self._folder, prepare(cache_folder(), self._say), self._ports)
         self.kafka.start()
         return self.kafka.admin, self.kafka.bootstrap, SASL
 
-    def _start_postgres(self, ports: dict[str, int]) -> tuple[str, str, int]:
+    def _start_postgres(self) -> tuple[str, str, int]:
         if address := os.environ.get("CANBAO_DATABASE_URL"):
             parts = urlsplit(address)
-            return address, parts.hostname or "127.0.0.1", parts.port or 5432
-        self.postgres = Postgres(self._folder, port=ports.get("postgres", 0), **(QUICK if self._quick else {}))
+            return address, parts.hostname or LOOPBACK, parts.port or 5432
+        self.postgres = Postgres(self._folder, self._ports, **(QUICK if self._quick else {}))
         for line in self.postgres.place.said:
             self._say(line)
         self.postgres.start()
-        return self.postgres.admin_dsn, "127.0.0.1", self.postgres.port
+        return self.postgres.admin_dsn, LOOPBACK, self.postgres.port
 
     def _stack(self, kafka: Future[tuple[str, str, str]], postgres: Future[tuple[str, str, int]]) -> Stack:
         admin, bootstrap, security = kafka.result()
@@ -143,15 +137,6 @@ def cache_folder() -> Path:
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canbao"
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """All or nothing, and readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-    partial.replace(path)
-
-
 def _passwords(path: Path) -> dict[str, str]:
     """Kept as long as the data: roles and users stand in it. A principal that is new gets one."""
     known: dict[str, str] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
@@ -161,7 +146,3 @@ def _passwords(path: Path) -> dict[str, str]:
         write_private(path, msgspec.json.encode(passwords))
     return passwords
 
-
-def _read_ports(folder: Path) -> dict[str, int]:
-    path = folder / "ports.json"
-    return msgspec.json.decode(path.read_bytes()) if path.exists() else {}
