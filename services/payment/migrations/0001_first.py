@@ -4,6 +4,7 @@ from alembic import op
 
 from services.chassis.migrate import create_declared
 from services.chassis.tables import engine_ddl
+from services.payment.tables import LEDGER_TRIGGER
 
 revision = "0001"
 down_revision = None
@@ -14,3 +15,4 @@ def upgrade() -> None:
     for statement in engine_ddl("payment"):
         op.execute(statement)
     create_declared("payment", op.get_bind())
+    op.execute(LEDGER_TRIGGER)
