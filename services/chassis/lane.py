@@ -14,7 +14,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
 from faststream import AckPolicy
-from faststream.kafka import KafkaBroker
+from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 
 from services.chassis import metrics
@@ -68,7 +68,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         async def decoder(message: KafkaAckableMessage) -> None:
             return None
 
-        async def handle(message: KafkaAckableMessage) -> None:
+        async def handle(message: KafkaMessage) -> None:
             await self.handle(message.raw_message)
 
         self.sub = broker.subscriber(
@@ -77,7 +77,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             batch_timeout_ms=20, session_timeout_ms=10_000 if self.member else 6_000, heartbeat_interval_ms=1_000,
             rebalance_timeout_ms=60_000,
         )
-        handle.__annotations__["message"] = KafkaAckableMessage
         self.sub(handle)
 
     # The connection: no lock, no pen

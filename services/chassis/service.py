@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -112,6 +113,7 @@ class Running:
         self.server.capture_signals = nullcontext  # type: ignore[method-assign]  # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = AsyncExitStack()                  # the gateways' connections
+        self._serving: asyncio.Task[None] | None = None
         self._broker: KafkaBroker | None = None
         self._producer: AIOKafkaProducer | None = None
 
@@ -124,7 +126,7 @@ class Running:
         """Open the door as soon as the database answers; then Kafka, however long it takes."""
         self._keep("door", self.door.run)
         self._keep("halt", self._watch)
-        self._tasks.append(asyncio.create_task(self.server.serve()))
+        self._serving = asyncio.create_task(self.server.serve())
         await asyncio.gather(*(_again_until(lane.open, "database") for lane in self.lanes))
         self._keep("timers", self.timers.run)
         if self.calls:
@@ -136,7 +138,7 @@ class Running:
         self._keep("relay", Relay(self.name, self.memory, self._producer).run)
         self._broker = KafkaBroker(
             self.settings.kafka.bootstrap, security=_security(self.settings.kafka), client_id=f"{self.name}-{self.settings.member}",
-            logger=None, **broker_options())  # type: ignore[arg-type]
+            logger=logging.getLogger("faststream"), **broker_options())  # type: ignore[arg-type]
         for lane in self.lanes:
             lane.subscribe(self._broker)
         await _again_until(self._start_broker, "kafka")
@@ -151,6 +153,8 @@ class Running:
         if self._broker is not None:
             await self._broker.stop()
         self.server.should_exit = True
+        if self._serving is not None:
+            await self._serving
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

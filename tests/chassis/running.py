@@ -1,0 +1,76 @@
+"""How does a test run a whole toy service? In this process, on the real broker and database, with the keys of a sandbox."""
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from msgspec import Struct
+from msgspec.json import encode
+
+from contracts.message import contract_of
+from sandbox.keys import make_keys
+from sandbox.stack import Stack
+from services.chassis.ids import partition_of, uuid7
+from services.chassis.service import Running, Service
+from services.chassis.settings import Settings
+from services.chassis.subscriptions import Subscriptions
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(stack: Stack, folder: Path, on: Subscriptions, *, member: int = 0) -> AsyncIterator[Running]:
+    """The service of these subscriptions, started; stopped at the end as by SIGTERM."""
+    make_keys(folder / "keys")
+    settings = Settings(
+        service=on.service, member=member, database=stack.database_url(on.service), keys=str(folder / "keys" / f"{on.service}.json"),
+        door=f"127.0.0.1:{free_port()}", sandbox=True, kafka=stack.kafka(on.service))
+    run = Running(Service(on.service, on), settings)
+    try:
+        await asyncio.wait_for(run.start(), 30)
+        yield run
+    finally:
+        await run.stop()
+
+
+@asynccontextmanager
+async def producing(stack: Stack) -> AsyncIterator[AIOKafkaProducer]:
+    producer = AIOKafkaProducer(bootstrap_servers=stack.kafka_admin, acks="all")
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def say(producer: AIOKafkaProducer, fact: Struct, *, event_id: str = "", **extra: bytes) -> None:
+    """A fact as its owner's relay would send it."""
+    contract = contract_of(fact)
+    key: str = getattr(fact, contract.key)
+    headers = [("ce_id", (event_id or uuid7()).encode()), ("ce_type", contract.type.encode()), ("ce_sequence", b"1"), *extra.items()]
+    await producer.send(contract.topic, encode(fact), key=key.encode(), partition=partition_of(key), headers=headers)
+
+
+async def until(what: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:
+    """Wait for a condition, with a deadline. It may raise while it does not hold yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if await what():
+                return
+        except AssertionError:
+            pass
+        if time.monotonic() > end:
+            assert await what(), "the deadline passed"
+            return
+        await asyncio.sleep(0.02)

@@ -1,0 +1,122 @@
+"""Does a lane lose nothing on a real broker, whatever fails around it?"""
+
+import asyncio
+from pathlib import Path
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from contracts.enrollment import ENROLLMENTS
+from sandbox.stack import Stack
+from services.chassis.ids import partition_of, uuid7
+from tests.chassis.running import producing, running, say, until
+from tests.chassis.toys import Toy, approved, toy
+from tests.ground import Database
+
+
+async def bills(made: Toy, count: int) -> bool:
+    assert len(await made.said()) == count
+    return True
+
+
+async def committed(stack: Stack) -> int:
+    """The sum of the group's committed offsets over the topic's partitions, less where the topic begins."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
+        begin = await consumer.beginning_offsets(partitions)
+        return sum([(await consumer.committed(p) or begin[p]) - begin[p] for p in partitions])
+    finally:
+        await consumer.stop()
+
+
+async def test_facts_are_handled_and_their_offsets_follow(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        for _ in range(300):
+            await say(producer, approved())
+        async with running(broker, tmp_path, made.on):
+            await until(lambda: bills(made, 300))
+        assert await committed(broker) == 300
+
+
+async def test_a_batch_that_fails_for_a_passing_reason_comes_again(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        async with running(broker, tmp_path, made.on) as run:
+            engine, failures = run.engine, [TimeoutError("away"), asyncio.CancelledError("a stray one"), OSError("network")]
+            whole = engine.run
+
+            async def sometimes(*args: object, **kwargs: object) -> None:
+                if failures:
+                    raise failures.pop()
+                await whole(*args, **kwargs)  # type: ignore[arg-type]
+
+            engine.run = sometimes  # type: ignore[method-assign]
+            for _ in range(50):
+                await say(producer, approved())
+            await until(lambda: bills(made, 50))
+        assert not failures
+        assert await committed(broker) == 50
+
+
+async def test_foreign_garbage_between_facts_costs_none_of_them(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        fact = approved()
+        partition = partition_of(fact.person_id)
+        type_header = ("ce_type", b"enrollment.enrollment_approved.v1")
+        for value, headers in [
+            (b"\xff\xfe", []), (None, []), (b"{}", [("ce_type", b"\xff")]), (b"{}", [type_header]),
+            (b"{}", [type_header, ("ce_id", uuid7().encode())]), (None, [type_header, ("ce_id", uuid7().encode())]),
+            (b"[" * 10_000, [type_header, ("ce_id", uuid7().encode())]), (b"{}", [("", b""), type_header, ("ce_id", b"not a uuid")]),
+        ]:
+            await producer.send(ENROLLMENTS, value, key=b"k", partition=partition, headers=headers)
+        await say(producer, fact)
+        async with running(broker, tmp_path, made.on):
+            await until(lambda: bills(made, 1))
+        refused = await made.rows("select reason from parked where state = 'REFUSED' order by seq")
+        assert len(refused) == 5        # the other three are for enrollment to keep, whose topic it is
+        assert await committed(broker) == 9
+
+
+async def test_offsets_moved_past_unread_facts_are_refilled(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        facts = [approved() for _ in range(40)]
+        async with running(broker, tmp_path, made.on):
+            await say(producer, facts[0])
+            for fact in facts[1:20]:
+                await say(producer, fact)
+            await until(lambda: bills(made, 20))
+        for fact in facts[20:]:
+            await say(producer, fact)
+        await producer.flush()
+        await skip_to_end(broker)
+
+        async with running(broker, tmp_path, made.on):
+            await until(lambda: bills(made, 40))
+
+
+async def skip_to_end(stack: Stack) -> None:
+    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
+        consumer.assign(partitions)
+        await consumer.commit({p: offset for p, offset in (await consumer.end_offsets(partitions)).items()})
+    finally:
+        await consumer.stop()
+
+
+async def test_a_second_process_of_one_name_waits_until_the_first_has_gone(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        async with running(broker, tmp_path, made.on):
+            second = asyncio.create_task(_handle_one(made, broker, tmp_path))
+            await say(producer, approved())
+            await until(lambda: bills(made, 1))
+            assert not second.done()
+        await say(producer, approved())
+        await until(lambda: bills(made, 2))
+        await second
+
+
+async def _handle_one(made: Toy, stack: Stack, folder: Path) -> None:
+    async with running(stack, folder, made.on):
+        await until(lambda: bills(made, 2))
