@@ -9,7 +9,8 @@ NONE = "ok"
 
 
 class Faults(Struct, frozen=True, forbid_unknown_fields=True):
-    """rates: share of requests (0..1) that meet each fault. named: keys (a phone, an order) that always meet theirs.
+    """rates: share of requests (0..1) that meet each fault. named: keys (a phone, an order) that always meet
+    theirs.
 
     times: how many of a key's first tries may meet a fault by rate, so that whoever tries again gets through.
     """
@@ -24,7 +25,10 @@ class Faults(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("rates are shares that sum to at most 1")
 
     def of(self, key: str, *, tried: int = 0, names: tuple[str, ...] = ()) -> str:
-        """The fault of a key's try number `tried` (from 0), NONE for most. names: other texts that may stand in named."""
+        """The fault of a key's try number `tried` (from 0), NONE for most.
+
+        names: other texts that may stand in named.
+        """
         for name in (key, *names):
             if name in self.named:
                 return self.named[name]

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -12,7 +14,7 @@ from aiosmtpd.smtp import SMTP, Envelope, Session
 from msgspec import Struct
 
 from sandbox.simulators.faults import Faults, check_faults, read_faults
-from sandbox.simulators.process import book, json_answer, listen, main
+from sandbox.simulators.process import book, json_answer, listening, main
 
 # timeout: taken, never answered. dropped: taken, then the connection is cut. limited: 451, not taken.
 # bad_address: 550 at RCPT. refused: 554 after DATA.
@@ -20,7 +22,10 @@ FAULTS = frozenset({"timeout", "dropped", "limited", "bad_address", "refused"})
 
 
 class Settings(Struct, forbid_unknown_fields=True):
-    """listen: host:port of SMTP, port 0 = any. http: of the book. faults: named takes mail addresses or Message-IDs."""
+    """listen: host:port of SMTP, port 0 = any. http: of the book.
+
+    faults: named takes mail addresses or Message-IDs.
+    """
 
     listen: str = "127.0.0.1:0"
     http: str = "127.0.0.1:0"
@@ -68,13 +73,19 @@ class Server:
         if fault == "refused":
             return "554 5.7.1 message refused"
         text = mail.get_body(("plain",))
-        self.book.append(Taken(
-            message_id=message_id, sender=envelope.mail_from or "", to=to, subject=str(mail["Subject"] or ""),
-            text=text.get_content() if text else "", at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        ))
+        self.book.append(
+            Taken(
+                message_id=message_id,
+                sender=envelope.mail_from or "",
+                to=to,
+                subject=str(mail["Subject"] or ""),
+                text=text.get_content().replace("\r\n", "\n") if text else "",
+                at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            )
+        )
         if fault == "timeout":
             await asyncio.sleep(60)
-        if fault == "dropped" and server.transport is not None:
+        if fault == "dropped" and isinstance(server.transport, asyncio.Transport):
             server.transport.abort()
         return f"250 2.0.0 queued as {len(self.book):08d}"
 
@@ -95,7 +106,8 @@ class Server:
         return json_answer({})
 
 
-async def serve(settings: Settings) -> dict[str, str]:
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[dict[str, str]]:
     """Start the server; where SMTP and the book listen."""
     check_faults(settings.faults, FAULTS)
     server = Server(settings)
@@ -104,8 +116,13 @@ async def serve(settings: Settings) -> dict[str, str]:
                     web.post("/simulator/faults", server.change)])
     host, _, port = settings.listen.rpartition(":")
     listener = await asyncio.get_running_loop().create_server(
-        lambda: SMTP(server, hostname="mail.example", enable_SMTPUTF8=True, data_size_limit=1 << 20), host, int(port))
-    return {"smtp": f"{host}:{listener.sockets[0].getsockname()[1]}", "url": await listen(app, settings.http)}
+        lambda: SMTP(server, hostname="mail.example", enable_SMTPUTF8=True, data_size_limit=1 << 20),
+        host,
+        int(port),
+    )
+    where = f"{host}:{listener.sockets[0].getsockname()[1]}"
+    async with listener, listening(app, settings.http) as url:
+        yield {"smtp": where, "url": url}
 
 
 if __name__ == "__main__":

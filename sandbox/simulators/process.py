@@ -1,11 +1,15 @@
-"""How does a simulator run? One process, one settings file, one ready line on stdout, SIGTERM ends it cleanly."""
+"""How does a simulator run?
+
+One process, one settings file, one ready line on stdout, SIGTERM ends it cleanly.
+"""
 
 import argparse
 import asyncio
 import json
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,13 +20,17 @@ from msgspec import Struct
 Form = TypeVar("Form", bound=Struct)
 
 
-def main(name: str, form: type[Form], serve: Callable[[Form], Awaitable[dict[str, str]]]) -> None:
+Serve = Callable[[Form], AbstractAsyncContextManager[dict[str, str]]]
+
+
+def main(name: str, form: type[Form], serve: Serve[Form]) -> None:
     """Run one simulator until SIGTERM or SIGINT.
 
-    serve starts it and returns where it listens; that goes to stdout as {"ready": name, …} once everything answers.
+    serve starts it and says where it listens; that goes to stdout as {"ready": name, …} once it answers.
     """
     parser = argparse.ArgumentParser(prog=f"python -m sandbox.simulators.{name}")
-    parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help=f"TOML: {', '.join(form.__struct_fields__)}")
+    known = ", ".join(form.__struct_fields__)
+    parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help=f"TOML: {known}")
     path: Path = parser.parse_args().settings
     try:
         settings = msgspec.toml.decode(path.read_bytes(), type=form)
@@ -31,31 +39,37 @@ def main(name: str, form: type[Form], serve: Callable[[Form], Awaitable[dict[str
     asyncio.run(_until_told(name, settings, serve))
 
 
-async def _until_told(name: str, settings: Form, serve: Callable[[Form], Awaitable[dict[str, str]]]) -> None:
+async def _until_told(name: str, settings: Form, serve: Serve[Form]) -> None:
     told = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, told.set)
     try:
-        where = await serve(settings)
+        async with serve(settings) as where:
+            sys.stdout.write(json.dumps({"ready": name, **where}) + "\n")
+            sys.stdout.flush()
+            await told.wait()
     except (OSError, ValueError) as error:
         raise SystemExit(f"{name}: {error}") from None
-    sys.stdout.write(json.dumps({"ready": name, **where}) + "\n")
-    sys.stdout.flush()
-    await told.wait()
 
 
-async def listen(app: web.Application, address: str) -> str:
-    """Serve an application at host:port (port 0: any free one); returns its URL."""
+@asynccontextmanager
+async def listening(app: web.Application, address: str) -> AsyncIterator[str]:
+    """Serve an application at host:port (port 0: any free one); gives its URL."""
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=60, shutdown_timeout=0.5)
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=60, shutdown_timeout=0.1)
     await runner.setup()
-    await web.TCPSite(runner, host, int(port), backlog=1024, reuse_address=True).start()
-    return f"http://{host}:{runner.addresses[0][1]}"
+    try:
+        await web.TCPSite(runner, host, int(port), backlog=1024, reuse_address=True).start()
+        yield f"http://{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
 
 
 def json_answer(value: object, *, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON response of anything msgspec can write."""
-    return web.Response(body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers)
+    return web.Response(
+        body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
+    )
 
 
 async def book(request: web.Request, rows: list[Struct]) -> web.StreamResponse:

@@ -1,4 +1,7 @@
-"""How is a simulator started from outside? Its settings written, its process started, its ready line awaited."""
+"""How is a simulator started from outside?
+
+Its settings written, its process started, its ready line awaited.
+"""
 
 import json
 import os
@@ -18,7 +21,8 @@ READY_SECONDS = 20.0
 def simulator(name: str, settings: Mapping[str, Any], directory: Path) -> Iterator[dict[str, str]]:
     """A running simulator (wechat, sms or mail) and where it listens; ended by SIGTERM on leaving.
 
-    directory: for its settings file and its log. RuntimeError: it was not ready in time; the log's end says why.
+    directory: for its settings file and its log. RuntimeError: it was not ready in time; the log's end says
+    why.
     """
     directory.mkdir(parents=True, exist_ok=True)
     file, log = directory / f"{name}.toml", directory / f"{name}.log"

@@ -1,4 +1,7 @@
-"""What does an SMS provider do? Takes signed requests, sends what it takes, every time, and keeps its own book."""
+"""What does an SMS provider do?
+
+Takes signed requests, sends what it takes, every time, and keeps its own book.
+"""
 
 import asyncio
 import hashlib
@@ -6,6 +9,8 @@ import hmac
 import re
 import time
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
@@ -15,21 +20,32 @@ from aiohttp import web
 from msgspec import Struct
 
 from sandbox.simulators.faults import Faults, check_faults, read_faults
-from sandbox.simulators.process import book, json_answer, listen, main
+from sandbox.simulators.process import book, json_answer, listening, main
 
-# timeout: sent, never answered. dropped: connection cut before anything. limited: 429. down: 503, nothing sent.
+# timeout: sent, never answered. dropped: cut before anything. limited: 429. down: 503, nothing sent.
 # bad_number, day_limit: refused. undelivered: taken, but the receipt says FAILED.
 FAULTS = frozenset({"timeout", "dropped", "limited", "down", "bad_number", "day_limit", "undelivered"})
 SCHEME = "ACS3-HMAC-SHA256"
-_AUTHORIZATION = re.compile(r"ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{64})")
-_MUST_SIGN = {"host", "x-acs-action", "x-acs-version", "x-acs-date", "x-acs-signature-nonce", "x-acs-content-sha256"}
+_AUTHORIZATION = re.compile(
+    r"ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{64})"
+)
+_MUST_SIGN = {
+    "host",
+    "x-acs-action",
+    "x-acs-version",
+    "x-acs-date",
+    "x-acs-signature-nonce",
+    "x-acs-content-sha256",
+}
 _HOLE = re.compile(r"\$?\{(\w+)\}")
 
 
 class Settings(Struct, forbid_unknown_fields=True):
-    """listen: host:port, port 0 = any. account: the file of accounts.make_sms. templates: texts by code, with {name}
-    for params; empty: every code is known and the text is made of the params. day_limit: per phone and template.
-    receipt_seconds: until a receipt says DELIVERED. retry_after_seconds: what a 429 asks for."""
+    """listen: host:port, port 0 = any. account: the file of accounts.make_sms. templates: texts by code, with
+    {name} for params; empty: every code is known and the text is made of the params. day_limit: per phone
+    and template. receipt_seconds: until a receipt says DELIVERED. retry_after_seconds: what a 429 asks
+    for.
+    """
 
     account: str
     listen: str = "127.0.0.1:0"
@@ -130,11 +146,21 @@ class Provider:
     def _go_out(self, wish: Wish, *, reached: bool) -> Sent:
         template = self.settings.templates.get(wish.template)
         text = f"【{self.account.sign_name}】" + (
-            _HOLE.sub(lambda hole: wish.params[hole[1]], template) if template is not None
-            else f"{wish.template} " + "；".join(f"{name}={value}" for name, value in sorted(wish.params.items())))
-        sent = Sent(out_id=wish.out_id, biz_id=f"{self._born}{len(self.book):08d}", phone=wish.phone, template=wish.template,
-                    text=text, at=datetime.now(UTC).isoformat(timespec="milliseconds"), reached=reached,
-                    receipt_at=time.time() + self.settings.receipt_seconds)
+            _HOLE.sub(lambda hole: wish.params[hole[1]], template)
+            if template is not None
+            else f"{wish.template} "
+            + "；".join(f"{name}={value}" for name, value in sorted(wish.params.items()))
+        )
+        sent = Sent(
+            out_id=wish.out_id,
+            biz_id=f"{self._born}{len(self.book):08d}",
+            phone=wish.phone,
+            template=wish.template,
+            text=text,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            reached=reached,
+            receipt_at=time.time() + self.settings.receipt_seconds,
+        )
         self.book.append(sent)
         self._by_out_id.setdefault(wish.out_id, []).append(sent)
         self._today[_day(wish)] += 1
@@ -168,7 +194,9 @@ class Provider:
         if not hmac.compare_digest(mine, said[3]):
             return "SignatureDoesNotMatch"
         try:
-            signed_at = datetime.strptime(request.headers["x-acs-date"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            signed_at = datetime.strptime(request.headers["x-acs-date"], "%Y-%m-%dT%H:%M:%SZ").replace(
+                tzinfo=UTC
+            )
         except ValueError:
             return "InvalidTimeStamp.Format"
         if abs(time.time() - signed_at.timestamp()) > 900:
@@ -184,7 +212,7 @@ class Provider:
         return await book(request, list(self.book))
 
     async def stats(self, _: web.Request) -> web.StreamResponse:
-        """GET /simulator/stats: asked, queried, faults met; "impatient" counts sends before a Retry-After had passed."""
+        """GET /simulator/stats: asked, queried, faults met; impatient: sends before a Retry-After passed."""
         return json_answer({"sent": len(self.book), **self.counts})
 
     async def change(self, request: web.Request) -> web.StreamResponse:
@@ -212,17 +240,24 @@ def _status(sent: Sent) -> str:
     return "DELIVERED" if sent.reached else "FAILED"
 
 
-async def serve(settings: Settings) -> dict[str, str]:
+def read_account(path: Path) -> Account:
+    """The access key from its file. OSError or msgspec.ValidationError: there is none, or it is not one."""
+    return msgspec.json.decode(path.read_bytes(), type=Account)
+
+
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[dict[str, str]]:
     """Start the provider; where it listens."""
     check_faults(settings.faults, FAULTS)
-    provider = Provider(settings, msgspec.json.decode(Path(settings.account).read_bytes(), type=Account))
+    provider = Provider(settings, read_account(Path(settings.account)))
     app = web.Application()
     app.add_routes([
         web.post("/send", provider.send), web.get("/query", provider.query),
         web.get("/simulator/book", provider.show_book), web.get("/simulator/stats", provider.stats),
         web.post("/simulator/faults", provider.change),
     ])
-    return {"url": await listen(app, settings.listen)}
+    async with listening(app, settings.listen) as url:
+        yield {"url": url}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 import asyncio
 import re
 import time
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from sandbox.simulators.faults import NONE, Faults, check_faults, read_faults
-from sandbox.simulators.process import book, json_answer, listen, main
+from sandbox.simulators.process import book, json_answer, listening, main
 from sandbox.simulators.wechat_callbacks import Courier
 from sandbox.simulators.wechat_signing import Keys, Refused, read_keys
 
@@ -24,9 +26,11 @@ _NAMES_ORDER = re.compile(rb'"out_trade_no"\s*:\s*"([^"]*)"')
 
 
 class Settings(Struct, forbid_unknown_fields=True):
-    """listen: host:port, port 0 = any. account: the file of accounts.make_wechat. notify_speed: callbacks repeat that
-    many times faster than the real 15 s, 15 s, 30 s, 3 min … clock_offset_seconds: business clock minus system clock.
-    callbacks: connections to the merchant at once. faults: of the merchant's own requests, by order number."""
+    """listen: host:port, port 0 = any. account: the file of accounts.make_wechat. notify_speed: callbacks
+    repeat that many times faster than the real 15 s, 15 s, 30 s, 3 min … clock_offset_seconds: business
+    clock minus system clock. callbacks: connections to the merchant at once. faults: of the merchant's own
+    requests, by order number.
+    """
 
     account: str
     listen: str = "127.0.0.1:0"
@@ -58,7 +62,8 @@ class Placing(Struct, frozen=True):
 
 
 class Paying(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a payer does. delay_seconds: of a late callback. times: of a duplicate one. delta_fen: of a wrong amount.
+    """What a payer does. delay_seconds: of a late callback. times: of a duplicate one. delta_fen: of a wrong
+    amount.
 
     paid_at: business instant; without it the simulator's business clock.
     """
@@ -73,7 +78,10 @@ class Paying(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Taken(Struct):
-    """One line of the book: money the provider took. callbacks: sent so far; answered: one of them with success."""
+    """One line of the book: money the provider took.
+
+    callbacks: sent so far; answered: one of them with success.
+    """
 
     out_trade_no: str
     transaction_id: str
@@ -104,7 +112,9 @@ class Provider:
         self.book: list[Taken] = []
         self.tried: dict[str, int] = {}
         self.signers = ThreadPoolExecutor(settings.signers, thread_name_prefix="sign")
-        self.courier = Courier(keys, self.signers, speed=settings.notify_speed, connections=settings.callbacks)
+        self.courier = Courier(
+            keys, self.signers, speed=settings.notify_speed, connections=settings.callbacks
+        )
         self._number = time.time_ns() // 1_000_000
 
     def now(self) -> datetime:
@@ -114,7 +124,7 @@ class Provider:
     # ---- the merchant's door
 
     async def merchant(self, request: web.Request) -> web.StreamResponse:
-        """Every request of the protocol: signature first, then the fault of the day, then the answer, signed."""
+        """Every request of the protocol: its signature, then the day's fault, then the answer, signed."""
         body = await request.read()
         try:
             self.keys.check_request(request, body, now=time.time())
@@ -132,7 +142,9 @@ class Provider:
             return json_answer(answer, status=401)      # the real one does not sign for strangers either
         text = b"" if status == 204 else msgspec.json.encode(answer)
         headers = await asyncio.get_running_loop().run_in_executor(self.signers, self.keys.sign_headers, text)
-        headers |= {"Content-Type": "application/json; charset=utf-8"} | ({"Retry-After": "1"} if status == 429 else {})
+        headers |= {"Content-Type": "application/json; charset=utf-8"} | (
+            {"Retry-After": "1"} if status == 429 else {}
+        )
         return web.Response(body=text, status=status, headers=headers)
 
     def _fault(self, request: web.Request, body: bytes) -> str:
@@ -160,7 +172,12 @@ class Provider:
             raise Refused(400, "APPID_MCHID_NOT_MATCH", "AppID和mch_id不匹配")
         if not _ORDER_NO.fullmatch(wish.out_trade_no) or not wish.notify_url.startswith("http"):
             raise Refused(400, "PARAM_ERROR", "参数错误")
-        if wish.amount.total < 1 or wish.amount.currency != "CNY" or len(wish.attach) > 128 or len(wish.description) > 127:
+        if (
+            wish.amount.total < 1
+            or wish.amount.currency != "CNY"
+            or len(wish.attach) > 128
+            or len(wish.description) > 127
+        ):
             raise Refused(400, "PARAM_ERROR", "参数错误")
         known = self.orders.get(wish.out_trade_no)
         if known is None:
@@ -190,21 +207,37 @@ class Provider:
         """An order in the provider's words, as queries and callbacks carry it."""
         placing, taken = order.placing, order.taken
         words: dict[str, object] = {
-            "appid": placing.appid, "mchid": placing.mchid, "out_trade_no": placing.out_trade_no, "attach": placing.attach,
-            "trade_state": order.state, "trade_state_desc": {"SUCCESS": "支付成功", "CLOSED": "已关闭"}.get(order.state, "未支付"),
+            "appid": placing.appid,
+            "mchid": placing.mchid,
+            "out_trade_no": placing.out_trade_no,
+            "attach": placing.attach,
+            "trade_state": order.state,
+            "trade_state_desc": {"SUCCESS": "支付成功", "CLOSED": "已关闭"}.get(order.state, "未支付"),
         }
         if taken is None:
             return words | {"amount": {"total": placing.amount.total, "currency": "CNY"}}
         return words | {
-            "transaction_id": taken.transaction_id, "trade_type": "NATIVE", "bank_type": "OTHERS",
-            "success_time": taken.paid_at, "payer": {"openid": taken.payer_openid}, "promotion_detail": [],
-            "amount": {"total": taken.total, "payer_total": taken.total, "currency": "CNY", "payer_currency": "CNY"},
+            "transaction_id": taken.transaction_id,
+            "trade_type": "NATIVE",
+            "bank_type": "OTHERS",
+            "success_time": taken.paid_at,
+            "payer": {"openid": taken.payer_openid},
+            "promotion_detail": [],
+            "amount": {
+                "total": taken.total,
+                "payer_total": taken.total,
+                "currency": "CNY",
+                "payer_currency": "CNY",
+            },
         }
 
     # ---- the payer's door (the city's), not part of the protocol
 
     def pay(self, wish: Paying) -> dict[str, object]:
-        """A payer scans the code and does as `behaviour` says. Refused: no such order, paid, closed or expired."""
+        """A payer scans the code and does as `behaviour` says.
+
+        Refused: no such order, paid, closed or expired.
+        """
         order = self._order(wish.out_trade_no)
         if wish.behaviour not in BEHAVIOURS:
             raise Refused(400, "PARAM_ERROR", f"behaviour is one of {', '.join(BEHAVIOURS)}")
@@ -219,9 +252,13 @@ class Provider:
         total = order.placing.amount.total + (wish.delta_fen if wish.behaviour == "wrong_amount" else 0)
         self._number += 1
         taken = Taken(
-            out_trade_no=wish.out_trade_no, transaction_id=f"4200{paid_at:%Y%m%d}{self._number:016d}", total=total,
-            order_total=order.placing.amount.total, paid_at=paid_at.isoformat(timespec="seconds"),
-            behaviour=wish.behaviour, payer_openid=wish.payer_openid,
+            out_trade_no=wish.out_trade_no,
+            transaction_id=f"4200{paid_at:%Y%m%d}{self._number:016d}",
+            total=total,
+            order_total=order.placing.amount.total,
+            paid_at=paid_at.isoformat(timespec="seconds"),
+            behaviour=wish.behaviour,
+            payer_openid=wish.payer_openid,
         )
         order.state, order.taken = "SUCCESS", taken
         self.book.append(taken)
@@ -253,7 +290,7 @@ class Provider:
             return refused.status, {"code": refused.code, "message": refused.message}
 
     async def again(self, request: web.Request) -> web.StreamResponse:
-        """POST /simulator/callback {"out_trade_no"}: sends a paid order's callback once more, whatever came before."""
+        """POST /simulator/callback {"out_trade_no"}: sends a paid order's callback once more."""
         order = self.orders.get((await request.json()).get("out_trade_no", ""))
         if order is None or order.taken is None:
             return json_answer({"code": "ORDER_NOT_EXIST", "message": "not paid"}, status=404)
@@ -265,11 +302,14 @@ class Provider:
         return await book(request, list(self.book))
 
     async def stats(self, _: web.Request) -> web.StreamResponse:
-        """GET /simulator/stats: orders, paid, and what became of callbacks; "pending" 0: none is on its way."""
+        """GET /simulator/stats: orders, paid, what became of callbacks; pending 0: none is on its way."""
         return json_answer({"orders": len(self.orders), "paid": len(self.book), **self.courier.counts()})
 
     async def change(self, request: web.Request) -> web.StreamResponse:
-        """POST /simulator/faults: a new fault menu. POST /simulator/clock {"clock_offset_seconds"}: moves the business clock."""
+        """POST /simulator/faults: a new fault menu.
+
+        POST /simulator/clock {"clock_offset_seconds"}: moves the business clock.
+        """
         try:
             if request.path.endswith("faults"):
                 self.faults = read_faults(await request.read(), FAULTS)
@@ -287,7 +327,8 @@ def _decode(body: bytes) -> Placing:
         raise Refused(400, "PARAM_ERROR", str(error)) from error
 
 
-async def serve(settings: Settings) -> dict[str, str]:
+@asynccontextmanager
+async def serve(settings: Settings) -> AsyncIterator[dict[str, str]]:
     """Start the provider; where it listens."""
     check_faults(settings.faults, FAULTS)
     provider = Provider(settings, read_keys(Path(settings.account)))
@@ -305,7 +346,8 @@ async def serve(settings: Settings) -> dict[str, str]:
     ])
     app.on_startup.append(provider.courier.start)
     app.on_cleanup.append(provider.courier.stop)
-    return {"url": await listen(app, settings.listen)}
+    async with listening(app, settings.listen) as url:
+        yield {"url": url}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,10 @@ class Told(Protocol):
 
 
 class Courier:
-    """Sends callbacks and repeats them. A repeat is the same notice, sealed and signed anew, as the real one does."""
+    """Sends callbacks and repeats them.
+
+    A repeat is the same notice, sealed and signed anew, as the real one does.
+    """
 
     def __init__(self, keys: Keys, signers: ThreadPoolExecutor, *, speed: float, connections: int) -> None:
         self._keys, self._signers, self._speed = keys, signers, speed
@@ -41,7 +44,9 @@ class Courier:
             timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS), connector=aiohttp.TCPConnector(limit=0),
             headers={"Content-Type": "application/json", "User-Agent": "Mozilla/4.0", "Accept": "*/*"},
         )
-        self._urgent = asyncio.Semaphore(self._connections)     # so that waiting for a turn is not the merchant's time
+        self._urgent = asyncio.Semaphore(
+            self._connections
+        )  # so that waiting for a turn is not the merchant's time
 
     async def stop(self, _: web.Application) -> None:
         """Called once: what is not delivered yet is lost with the process."""
@@ -74,11 +79,15 @@ class Courier:
 
     async def _try(self, url: str, clear: bytes, told: Told) -> bool:
         async with self._urgent:
-            body, headers = await asyncio.get_running_loop().run_in_executor(self._signers, self._letter(clear, told))
+            body, headers = await asyncio.get_running_loop().run_in_executor(
+                self._signers, self._letter(clear, told)
+            )
             told.callbacks += 1
             self._counts["callbacks"] += 1
             try:
-                async with self._session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+                async with self._session.post(
+                    url, data=body, headers=headers, allow_redirects=False
+                ) as response:
                     taken = response.status in (200, 204)
             except (aiohttp.ClientError, TimeoutError, OSError):
                 self._counts["unreachable"] += 1
@@ -88,10 +97,16 @@ class Courier:
 
     def _letter(self, clear: bytes, told: Told) -> Callable[[], tuple[bytes, dict[str, str]]]:
         def write() -> tuple[bytes, dict[str, str]]:
-            body = msgspec.json.encode({
-                "id": f"EV-{told.transaction_id}", "create_time": told.paid_at, "resource_type": "encrypt-resource",
-                "event_type": "TRANSACTION.SUCCESS", "summary": "支付成功", "resource": self._keys.seal(clear),
-            })
+            body = msgspec.json.encode(
+                {
+                    "id": f"EV-{told.transaction_id}",
+                    "create_time": told.paid_at,
+                    "resource_type": "encrypt-resource",
+                    "event_type": "TRANSACTION.SUCCESS",
+                    "summary": "支付成功",
+                    "resource": self._keys.seal(clear),
+                }
+            )
             return body, self._keys.sign_headers(body)
 
         return write

@@ -1,4 +1,7 @@
-"""How does WeChat Pay v3 sign, check and encrypt? Written from the protocol, apart from our own gateway's reading of it."""
+"""How does WeChat Pay v3 sign, check and encrypt?
+
+Written from the protocol, apart from our own gateway's reading of it.
+"""
 
 import base64
 import re
@@ -65,8 +68,9 @@ class Keys:
             raise Refused(401, "SIGN_ERROR", "Http头Authorization中的timestamp与发起请求的时间不得超过5分钟")
         head = "\n".join((request.method, request.raw_path, said["timestamp"], said["nonce_str"], ""))
         try:
-            self._merchant.verify(base64.b64decode(said["signature"]), head.encode() + body + b"\n", PKCS1v15(),
-                                  hashes.SHA256())
+            self._merchant.verify(
+                base64.b64decode(said["signature"]), head.encode() + body + b"\n", PKCS1v15(), hashes.SHA256()
+            )
         except (InvalidSignature, ValueError) as error:
             raise Refused(401, "SIGN_ERROR", "签名错误，请检查后再试") from error
 

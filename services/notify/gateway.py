@@ -14,7 +14,7 @@ from email.policy import SMTP as CRLF
 from email.utils import formatdate
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -32,7 +32,9 @@ SmsOutcome = SmsTaken | SendRefused | SmsReceipt
 
 SCHEME = "ACS3-HMAC-SHA256"
 NOT_TODAY = frozenset({"isv.BUSINESS_LIMIT_CONTROL", "isv.DAY_LIMIT_CONTROL"})
-OURS_TO_MEND = frozenset({"isv.AMOUNT_NOT_ENOUGH", "isv.OUT_OF_SERVICE", "isp.SYSTEM_ERROR", "isv.ACCOUNT_ABNORMAL"})
+OURS_TO_MEND = frozenset(
+    {"isv.AMOUNT_NOT_ENOUGH", "isv.OUT_OF_SERVICE", "isp.SYSTEM_ERROR", "isv.ACCOUNT_ABNORMAL"}
+)
 MEND_SECONDS = 60.0            # nothing was sent and only people can mend it: our keys, our credit
 _ADDRESS = re.compile(r"[!-?A-~]{1,64}@[A-Za-z0-9.-]{1,190}")
 _PHONE = re.compile(r"1[3-9][0-9]{9}")
@@ -70,30 +72,23 @@ class _Found(Struct, frozen=True):
     sent: list[_Sent] = []
 
 
-class Gateway:
-    """Every road out of notify, as the chassis sees it: the request's class names the road."""
-
-    def __init__(self, sms: "Sms", mail: "Mail") -> None:
-        self.sms, self.mail = sms, mail
-
-    async def send(self, request: SmsRequest | SendMail) -> SmsOutcome | MailTaken:
-        """Send it once. Raises NotSent or Unknown."""
-        return await (self.mail.send(request) if isinstance(request, SendMail) else self.sms.send(request))
-
-    async def ask(self, request: SmsRequest | SendMail) -> SmsOutcome | None:
-        """What became of it. None: send it again."""
-        return await (self.mail.ask(request) if isinstance(request, SendMail) else self.sms.ask(request))
-
-
 class Sms:
-    """An SMS provider over signed HTTP (Aliyun's ACS3-HMAC-SHA256). Use as `async with`; one instance a process.
+    """An SMS provider over signed HTTP (Aliyun's ACS3-HMAC-SHA256). Use as `async with`; one a process.
 
-    Sending the same out_id twice sends two messages: after Unknown, ask. The provider's book may lag by seconds,
-    so the first question should wait a while. The phone number is clear only inside one call.
+    Sending the same out_id twice sends two messages: after Unknown, ask. The provider's book may lag by
+    seconds, so the first question should wait a while. The phone number is clear only inside one call.
     """
 
-    def __init__(self, account: SmsAccount, *, url: str, keys: Keyring, timeout_seconds: float = 5.0,
-                 connections: int = 32, clock: Callable[[], float] = time.time) -> None:  # noqa: TID251 signatures are by the system clock
+    def __init__(
+        self,
+        account: SmsAccount,
+        *,
+        url: str,
+        keys: Keyring,
+        timeout_seconds: float = 5.0,
+        connections: int = 32,
+        clock: Callable[[], float] = time.time,  # noqa: TID251  signatures are by the system clock
+    ) -> None:
         self.account, self.url, self._keys, self._clock = account, url.rstrip("/"), keys, clock
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds / 2)
         self._connections = connections
@@ -103,8 +98,9 @@ class Sms:
             self.url, timeout=self._timeout, connector=aiohttp.TCPConnector(limit=self._connections))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self._session.close()
 
     async def send(self, request: SmsRequest) -> SmsOutcome:
@@ -114,8 +110,15 @@ class Sms:
         phone = self._keys.open(request.contact, Contact, place=request.person_id).phone
         if not _PHONE.fullmatch(phone):
             return _refused(request, "SMS", "NO_PHONE", "", final=True)
-        body = msgspec.json.encode({"phone": phone, "sign_name": self.account.sign_name, "template": request.template,
-                                    "params": request.params, "out_id": request.notification_id})
+        body = msgspec.json.encode(
+            {
+                "phone": phone,
+                "sign_name": self.account.sign_name,
+                "template": request.template,
+                "params": request.params,
+                "out_id": request.notification_id,
+            }
+        )
         answer = _read(await self._call("SendSms", "POST", "/send", {}, body), _Answer)
         if answer.code == "OK":
             return SmsTaken(**_names(request), provider_ref=answer.biz_id)
@@ -147,8 +150,12 @@ class Sms:
             raise Unknown(f"query: {found.code}")
         return found.sent
 
-    async def _call(self, action: str, method: str, path: str, query: Mapping[str, str], body: bytes) -> bytes:
-        text = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in sorted(query.items()))
+    async def _call(
+        self, action: str, method: str, path: str, query: Mapping[str, str], body: bytes
+    ) -> bytes:
+        text = "&".join(
+            f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in sorted(query.items())
+        )
         headers = self._signed(action, method, path, text, body)
         async with _outcomes(), self._session.request(
             method, path, params=text or None, data=body or None, headers=headers, allow_redirects=False
@@ -156,7 +163,7 @@ class Sms:
             answer = await response.read()
         if response.status == 429:
             wait = response.headers.get("Retry-After", "")
-            raise NotSent("the provider asks for patience", after_seconds=float(wait) if wait.isdecimal() else 1.0)
+            raise NotSent("asked for patience", after_seconds=float(wait) if wait.isdecimal() else 1.0)
         if response.status >= 500:
             raise Unknown(f"{action}: {response.status}")
         if response.status != 200:
@@ -164,11 +171,15 @@ class Sms:
         return answer
 
     def _signed(self, action: str, method: str, path: str, query: str, body: bytes) -> dict[str, str]:
-        """The headers of one request, the last of which signs the others, the address and the body's digest."""
+        """The headers of one request; the last signs the others, the address and the body's digest."""
         digest = hashlib.sha256(body).hexdigest()
         headers = {
-            "content-type": "application/json; charset=utf-8", "host": urlsplit(self.url).netloc, "x-acs-action": action,
-            "x-acs-content-sha256": digest, "x-acs-signature-nonce": secrets.token_hex(16), "x-acs-version": "2017-05-25",
+            "content-type": "application/json; charset=utf-8",
+            "host": urlsplit(self.url).netloc,
+            "x-acs-action": action,
+            "x-acs-content-sha256": digest,
+            "x-acs-signature-nonce": secrets.token_hex(16),
+            "x-acs-version": "2017-05-25",
             "x-acs-date": datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
         names = ";".join(sorted(headers))
@@ -176,15 +187,23 @@ class Sms:
         canonical = "\n".join((method, path, query, lines, names, digest))
         text = f"{SCHEME}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
         signature = hmac.new(self.account.secret.encode(), text.encode(), hashlib.sha256).hexdigest()
-        return headers | {
-            "Authorization": f"{SCHEME} Credential={self.account.access_key},SignedHeaders={names},Signature={signature}"}
+        credential = f"Credential={self.account.access_key},SignedHeaders={names},Signature={signature}"
+        return headers | {"Authorization": f"{SCHEME} {credential}"}
 
 
 class Mail:
-    """A mail server over SMTP, on a few connections that stay open. Use as `async with`; one instance a process."""
+    """A mail server over SMTP, on a few connections that stay open. Use as `async with`; one a process."""
 
-    def __init__(self, *, server: str, sender: str, keys: Keyring, domain: str = "canbao.example",
-                 timeout_seconds: float = 10.0, connections: int = 4) -> None:
+    def __init__(
+        self,
+        *,
+        server: str,
+        sender: str,
+        keys: Keyring,
+        domain: str = "canbao.example",
+        timeout_seconds: float = 10.0,
+        connections: int = 4,
+    ) -> None:
         self._host, _, port = server.rpartition(":")
         self._port, self._sender, self._keys, self._domain = int(port), sender, keys, domain
         self._timeout, self._connections = timeout_seconds, connections
@@ -193,11 +212,14 @@ class Mail:
         self._free: asyncio.LifoQueue[aiosmtplib.SMTP] = asyncio.LifoQueue()
         for _ in range(self._connections):
             self._free.put_nowait(aiosmtplib.SMTP(
-                hostname=self._host, port=self._port, timeout=self._timeout, start_tls=None, local_hostname=self._domain))
+                hostname=self._host, port=self._port, timeout=self._timeout, start_tls=None,
+                local_hostname=self._domain,
+            ))
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                        trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         while not self._free.empty():
             self._free.get_nowait().close()
 
@@ -212,7 +234,8 @@ class Mail:
             return MailTaken(**_names(request), provider_ref=await self._hand_over(line, to, letter))
         except aiosmtplib.SMTPResponseException as error:
             line.close()                # the next mail starts from a clean session
-            if error.code < 500:
+            about_this_mail = isinstance(error, aiosmtplib.SMTPRecipientRefused | aiosmtplib.SMTPDataError)
+            if error.code < 500 or not about_this_mail:  # busy, or it does not like *us*: no mailbox's fault
                 raise NotSent(f"smtp {error.code}", after_seconds=MEND_SECONDS) from error
             return _refused(request, "EMAIL", str(error.code), error.message, final=True)
         except BaseException:
@@ -222,7 +245,7 @@ class Mail:
             self._free.put_nowait(line)
 
     async def ask(self, request: SendMail) -> None:
-        """SMTP can't be asked. None: send again; the second carries the same Message-ID, and mailboxes show one."""
+        """SMTP can't be asked. None: send again; it carries the same Message-ID, and mailboxes show one."""
 
     async def _hand_over(self, line: aiosmtplib.SMTP, to: str, letter: bytes) -> str:
         try:
@@ -232,7 +255,10 @@ class Mail:
             await line.rcpt(to)
         except aiosmtplib.SMTPResponseException:
             raise
-        except (aiosmtplib.SMTPException, OSError) as error:     # also a kept connection that the server had closed
+        except (
+            aiosmtplib.SMTPException,
+            OSError,
+        ) as error:  # also a kept connection that the server had closed
             raise NotSent(type(error).__name__) from error
         try:
             return (await line.data(letter)).message
@@ -252,7 +278,10 @@ class Mail:
 
 @asynccontextmanager
 async def _outcomes() -> AsyncIterator[None]:
-    """What the network did, in the two words the chassis knows. No connection: surely not sent. Else we can't tell."""
+    """What the network did, in the two words the chassis knows. No connection: surely not sent.
+
+    Else we can't tell.
+    """
     try:
         yield
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
@@ -261,7 +290,7 @@ async def _outcomes() -> AsyncIterator[None]:
         raise Unknown(type(error).__name__) from error
 
 
-def _names(request: SendSms | SendMail | AskReceipt) -> dict[str, str]:
+def _names(request: SendSms | SendMail | AskReceipt) -> dict[str, Any]:
     return {"notification_id": request.notification_id, "person_id": request.person_id}
 
 
