@@ -90,7 +90,7 @@ def words(fact: Told) -> tuple[str, dict[str, str]]:
         case CoverageActivated():
             starts, ends = fact.starts_on.isoformat(), fact.ends_on.isoformat()
             return "coverage_activated", {"year": str(fact.insurance_year), "starts": starts, "ends": ends}
-        case FundsUnmatched():
+        case _:
             partner = PARTNERS.get(fact.channel_code)
             channel = partner.name_zh if partner else fact.channel_code
             why = Reason[fact.reason].zh

@@ -167,33 +167,26 @@ def report(
         return suspend(money, Reason.PERSON_NOT_FOUND, due=due, entry_id=entry_id)
     if due is None:
         return AwaitsBill() if patient else suspend(money, Reason.BILL_NOT_FOUND, due=None, entry_id=entry_id)
-    match judge(command, due=due, person=person, payer=payer, now=now):
-        case Misfits(reason):
-            return suspend(money, reason, due=due, entry_id=entry_id)
-        case Fits():
-            order = Order(
-                order_id,
-                PersonId(command.person_id),
-                channel,
-                channel,
-                command.request_id,
-                command.amount_fen,
-                ORDER[OrderStatus.PENDING, OrderEvent.PAID],
-                "",
-                now,
-                None,
-                0,
-            )
-            item = Item(
-                order_id,
-                0,
-                due.person_id,
-                due.obligation_id,
-                due.version,
-                command.amount_fen,
-                ItemStatus.OPEN,
-            )
-            return post(money, order, [(item, due)], [entry_id])
+    verdict = judge(command, due=due, person=person, payer=payer, now=now)
+    if isinstance(verdict, Misfits):
+        return suspend(money, verdict.reason, due=due, entry_id=entry_id)
+    order = Order(
+        order_id,
+        PersonId(command.person_id),
+        channel,
+        channel,
+        command.request_id,
+        command.amount_fen,
+        ORDER[OrderStatus.PENDING, OrderEvent.PAID],
+        "",
+        now,
+        None,
+        0,
+    )
+    item = Item(
+        order_id, 0, due.person_id, due.obligation_id, due.version, command.amount_fen, ItemStatus.OPEN
+    )
+    return post(money, order, [(item, due)], [entry_id])
 
 
 class Fits(Struct, frozen=True):
