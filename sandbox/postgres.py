@@ -78,9 +78,9 @@ class Postgres:
         return f"postgresql://{ADMIN}@/postgres?host={self.place.socket}&port={self.port}"
 
     @property
-    def pid(self) -> int:
-        """The postmaster's process id. FileNotFoundError when it does not run."""
-        return int((self.place.data / "postmaster.pid").read_text().split("\n")[0])
+    def pid(self) -> int | None:
+        """The postmaster's process id, None when it does not run."""
+        return self._child.pid if self._child else None
 
     def start(self) -> None:
         """Start it and return when it takes connections. PostgresTrouble when it cannot."""
@@ -149,7 +149,8 @@ class Postgres:
         if not pid_file.exists():
             return
         left = self._living()
-        if any(process.pid == self.pid and process.ppid() != 1 for process in left):
+        postmaster = pid_file.read_text().split("\n")[0]
+        if any(str(process.pid) == postmaster and process.ppid() != 1 for process in left):
             # Another canbao's, or one whose parent was killed this instant and that is about to end.
             left = wait_until_gone(left, 3.0)
             if left:

@@ -99,6 +99,17 @@ class Servers:
         """Which of them ended by itself."""
         return [name for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server and server.poll() is not None]
 
+    def pids(self) -> dict[str, int | None]:
+        """Process ids of what was started here; None while it is down."""
+        return {name: server.pid for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server}
+
+    def revive(self, name: str) -> None:
+        """Start one that died again. KafkaTrouble, PostgresTrouble: it cannot."""
+        server = self.kafka if name == "kafka" else self.postgres
+        assert server is not None
+        server.stop()
+        server.start()
+
     def _start_kafka(self) -> tuple[str, str, str]:
         if address := os.environ.get("CANBAO_KAFKA"):
             parts = urlsplit(address if "://" in address else f"{PLAIN}://{address}")

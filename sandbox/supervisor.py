@@ -1,0 +1,314 @@
+"""Who starts the sandbox's processes, starts them again when they die, and ends them all? For `up` and for the demo.
+
+`running` does it inside the caller's process; `python -m sandbox.supervisor FOLDER` is the same in the background.
+Whatever ends the supervisor, SIGKILL too, ends everything it started (lifeline.py).
+"""
+
+import asyncio
+import fcntl
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import msgspec
+from msgspec import Struct
+
+from sandbox.lifeline import Child
+from sandbox.ports import write_private
+from sandbox.processes import ROOT, Process, make_processes
+from sandbox.stack import Say, Servers, Stack, provision_stack, quiet
+
+FENCED = 75                     # a service's word for: another holds my name or my connection is gone, start me again
+READY_SECONDS = 60.0
+_STOP_SECONDS = 20.0
+_LOOK_SECONDS, _TELL_SECONDS = 0.05, 0.5
+_STEADY_SECONDS = 60.0          # who lived this long starts with a clean slate
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
+_PATIENT_FENCES = 2             # so often at once; then a fenced one waits like any other
+_LOG_BYTES = 50_000_000
+
+Phase = Literal["starting", "running", "waiting", "stopped"]
+Course = Literal["starting", "ready", "stopping", "stopped", "failed"]
+
+
+class AlreadyUp(RuntimeError):
+    """Another supervisor holds this folder."""
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """One process as the others may know it. since: system clock, seconds. left: its last exit code."""
+
+    name: str
+    phase: Phase
+    pid: int | None
+    restarts: int
+    since: float
+    door: str = ""
+    path: str = ""
+    left: int | None = None
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What state.json says. phase: ready once every process has answered. said: progress lines. trouble: why it ended."""
+
+    pid: int
+    phase: Course
+    said: list[str]
+    processes: list[Seen]
+    trouble: str = ""
+
+
+def pause_seconds(failures: int, code: int) -> float:
+    """How long to wait before the next start, after that many ends in a row and the last one's exit code."""
+    if code == FENCED:
+        failures -= _PATIENT_FENCES
+    if failures <= 0:
+        return 0.0
+    return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1))
+
+
+class Keeper:
+    """Keeps one process running until told to end it."""
+
+    def __init__(self, process: Process, log: Path) -> None:
+        self.process, self._log = process, log
+        self._child: Child | None = None
+        self._phase: Phase = "starting"
+        self._restarts, self._failures, self._since = 0, 0, time.time()
+        self._left: int | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._launch()
+        self._task = asyncio.create_task(self._keep())
+
+    async def stop(self) -> None:
+        """SIGTERM, then SIGKILL after its grace; returns when it is gone."""
+        if self._task:
+            self._task.cancel()
+        self._phase = "stopped"
+        if self._child and self._child.poll() is None:
+            self._child.ask_to_stop()
+            await asyncio.to_thread(self._child.stop)
+
+    @property
+    def pid(self) -> int | None:
+        """The process's own id, None while it is down."""
+        return self._child.pid if self._child else None
+
+    def seen(self) -> Seen:
+        """For state.json."""
+        return Seen(name=self.process.name, phase=self._phase, pid=self.pid, restarts=self._restarts, since=self._since,
+                    door=self.process.door, path=self.process.path, left=self._left)
+
+    async def answers(self) -> bool:
+        """Whether its door says that it is ready."""
+        return await answers(self.process.door, self.process.path)
+
+    def _launch(self) -> None:
+        if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        self._child = Child(self.process.command, log=self._log, env=self.process.env, grace_seconds=_STOP_SECONDS, cwd=ROOT)
+        self._phase, self._since = "running", time.time()
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._child is not None
+            while (code := self._child.poll()) is None:
+                await asyncio.sleep(_LOOK_SECONDS)
+            lived = time.time() - self._since
+            self._failures = 1 if lived > _STEADY_SECONDS else self._failures + 1
+            self._child.ask_to_stop()       # releases the pipe; the watcher goes with it
+            self._phase, self._left = "waiting", code
+            await asyncio.sleep(pause_seconds(self._failures, code))
+            self._restarts += 1
+            self._launch()
+
+
+class Sandbox:
+    """A running sandbox. stack: where the servers are. keepers: by process name. doors: host:port by process name."""
+
+    def __init__(self, folder: Path, stack: Stack, servers: Servers, processes: list[Process]) -> None:
+        self.folder, self.stack, self.servers = folder, stack, servers
+        logs = folder / "logs"
+        logs.mkdir(exist_ok=True)
+        self.keepers = {process.name: Keeper(process, logs / f"{process.name}.log") for process in processes}
+        self.doors = {process.name: process.door for process in processes}
+        self._revival: asyncio.Task[None] | None = None
+        self._revived, self._since = Counter[str](), time.time()
+
+    def pids(self) -> dict[str, int]:
+        """Process ids by name, servers too, of what runs now."""
+        return {seen.name: seen.pid for seen in self.seen() if seen.pid}
+
+    async def ready(self, seconds: float = READY_SECONDS) -> list[str]:
+        """Wait until every process answers; the names of those that do not when the time is over."""
+        end, missing = time.monotonic() + seconds, list(self.keepers)
+        while missing and time.monotonic() < end:
+            missing = [name for name in missing if not await self.keepers[name].answers()]
+            if missing:
+                await asyncio.sleep(_LOOK_SECONDS)
+        return missing
+
+    def start(self) -> None:
+        """Start every process; returns at once."""
+        for keeper in self.keepers.values():
+            keeper.start()
+        self._revival = asyncio.create_task(self._revive())
+
+    async def stop(self) -> None:
+        """End every process; the servers go on."""
+        if self._revival:
+            self._revival.cancel()
+        await asyncio.gather(*(keeper.stop() for keeper in self.keepers.values()))
+
+    def seen(self) -> list[Seen]:
+        """Servers and processes, for state.json."""
+        servers = [Seen(name=name, phase="running" if pid else "waiting", pid=pid, restarts=self._revived[name], since=self._since)
+                   for name, pid in self.servers.pids().items()]
+        return servers + [keeper.seen() for keeper in self.keepers.values()]
+
+    async def _revive(self) -> None:
+        """A server that died is started again over its data, at its old ports."""
+        failures = 0
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS * 10 + pause_seconds(failures, 0))
+            try:
+                for name in self.servers.dead():
+                    await asyncio.to_thread(self.servers.revive, name)
+                    self._revived[name] += 1
+                failures = 0
+            except RuntimeError as error:
+                failures += 1
+                sys.stderr.write(f"{error}\n")
+
+
+@asynccontextmanager
+async def running(folder: Path, *, changes: Mapping[str, Mapping[str, Any]] | None = None, say: Say = quiet,
+                  quick: bool = False) -> AsyncIterator[Sandbox]:
+    """The whole sandbox over `folder`, started, for as long as the block lasts; call `ready` before using its doors.
+
+    changes: settings by process name, see make_processes. AlreadyUp: somebody else runs it. The servers' troubles pass through.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with hold(folder):
+        servers = Servers(folder, quick=quick, say=say)
+        try:
+            stack = await asyncio.to_thread(servers.start)
+            say("Kafka and Postgres run")
+            await asyncio.to_thread(provision_stack, stack, say)
+            say("topics, roles and tables stand")
+            sandbox = Sandbox(folder, stack, servers, make_processes(folder, stack, changes))
+            sandbox.start()
+            try:
+                yield sandbox
+            finally:
+                await sandbox.stop()
+        finally:
+            await asyncio.to_thread(servers.stop)
+
+
+def hold(folder: Path) -> IO[str]:
+    """The folder's lock, until it is closed or this process ends. AlreadyUp: somebody else has it."""
+    held = (folder / "lock").open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise AlreadyUp(f"a sandbox already runs over {folder}: ./canbao down ends it") from None
+    return held
+
+
+def is_up(folder: Path) -> bool:
+    """Whether a supervisor holds this folder."""
+    try:
+        hold(folder).close()
+    except AlreadyUp:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def read_state(folder: Path) -> State | None:
+    """What the folder's last supervisor wrote; None when there was none."""
+    try:
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+    except FileNotFoundError:
+        return None
+
+
+async def answers(door: str, path: str) -> bool:
+    """Whether somebody answers at host:port, with a 200 if a path is given."""
+    host, _, port = door.rpartition(":")
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                if not path:
+                    return True
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def _passed(event: asyncio.Event, seconds: float) -> None:
+    """Until the event, or the time, whichever is first."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
+class Diary:
+    """Keeps state.json in step with what happens."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._written = folder / "state.json", b""
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        """A step on the way up."""
+        self.said.append(line)
+        self.tell("starting")
+
+    def tell(self, phase: Course, processes: Sequence[Seen] = (), trouble: str = "") -> None:
+        """Write how it goes now, if that is new."""
+        state = State(pid=os.getpid(), phase=phase, said=self.said, processes=list(processes), trouble=trouble)
+        text = msgspec.json.encode(state)
+        if text != self._written:
+            write_private(self._path, text)
+            self._written = text
+
+
+async def serve(folder: Path) -> int:
+    """Run the sandbox until SIGTERM, and tell state.json how it goes; the exit code."""
+    stop, diary = asyncio.Event(), Diary(folder)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    diary.tell("starting")
+    try:
+        async with running(folder, say=diary.say) as sandbox:
+            for name in await sandbox.ready():
+                diary.say(f"{name} does not answer yet: ./canbao logs {name}")
+            while not stop.is_set():
+                diary.tell("ready", sandbox.seen())
+                await _passed(stop, _TELL_SECONDS)
+            diary.tell("stopping")
+    except Exception as error:
+        diary.tell("failed", trouble=str(error) or type(error).__name__)
+        raise
+    diary.tell("stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(serve(Path(sys.argv[1]))))
