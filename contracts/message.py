@@ -36,6 +36,9 @@ class Sealed(Struct, Generic[Inside], frozen=True, kw_only=True):
     box: str
 
 
+MessageClass = type[Struct]
+
+
 class Contract(Struct, frozen=True, kw_only=True):
     """What the project knows about one message type beside its fields.
 
@@ -46,7 +49,7 @@ class Contract(Struct, frozen=True, kw_only=True):
     type: str
     kind: str
     owner: str
-    message: type[Struct]
+    message: MessageClass
     subject: str
     topic: str = ""
     key: str = "person_id"

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 import asyncpg
 
+from contracts.answers import Answer
 from contracts.operations import ServiceHalted
 from contracts.reasons import Reason
 from services.chassis import parking
-from services.chassis.arrival import Arrival, Unreadable
+from services.chassis.arrival import Arrival, RequestKey, Unreadable
 from services.chassis.database import AGAIN, is_passing
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import (
@@ -47,7 +48,7 @@ class Engine:
 
     def __init__(self, service: str, keys: Keyring, reader: Reader, memory: Memory, halt: Halt) -> None:
         self.service, self.keys, self.reader, self.memory, self.halt = service, keys, reader, memory, halt
-        self.answered: dict[tuple[str, str], asyncio.Future[object]] = {}   # who waits at the door for a later answer
+        self.answered: dict[RequestKey, asyncio.Future[Answer]] = {}   # who waits at the door for a later answer
         self.timers_changed, self.calls_changed = asyncio.Event(), asyncio.Event()
         self.last_commit = time.monotonic()
 

@@ -97,7 +97,7 @@ class Door:
             await self.enter(what)
             if what.answer is not None:
                 return what.answer
-            return await asyncio.wait_for(asyncio.shield(outcome), PATIENCE_SECONDS)  # type: ignore[return-value]
+            return await asyncio.wait_for(asyncio.shield(outcome), PATIENCE_SECONDS)
         except TimeoutError:
             return None
         finally:

@@ -8,6 +8,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
@@ -52,6 +53,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.dirty = asyncio.Event()
         self.last_batch = 0.0
         self.lag_records, self.lag_seconds = 0, 0.0
+        self.sub: Any = None
         self._failures = 0
         self._money_awake = money_awake
 

@@ -1,11 +1,12 @@
 """How does a service's schema reach the shape its code expects, and do the two agree?
 
-Alembic without an alembic.ini: a service's history is `services/<service>/migrations/*.py`, its version table stands in
-its own schema, and this module is the only one that runs it.
+Alembic without an alembic.ini: a service's history is `services/<service>/migrations/*.py`, its version
+table stands in its own schema, and this module is the only one that runs it.
 
-A change goes expand → migrate → contract, each its own revision and its own release: the old code must run on the
-new shape, because members of both versions work side by side. Every revision says `phase = "expand"`, `"migrate"` or
-`"contract"`; only a contract revision may drop, rename or tighten (held by tests/chassis/test_migrations.py).
+A change goes expand → migrate → contract, each its own revision and its own release: the old code must run
+on the new shape, because members of both versions work side by side. Every revision says `phase = "expand"`,
+`"migrate"` or `"contract"`; only a contract revision may drop, rename or tighten (held by
+tests/chassis/test_migrations.py).
 """
 
 import importlib
@@ -26,7 +27,9 @@ from services.chassis.tables import ENGINE_TABLES, PARTITIONED
 
 ROOT = Path(__file__).resolve().parents[2]
 VERSION_TABLE = "revision"
-LOCK_TIMEOUT = "3s"     # a migration that waits for a lock makes every writer behind it wait too: give up and try again
+LOCK_TIMEOUT = (
+    "3s"  # a migration that waits for a lock makes every writer behind it wait too: give up and try again
+)
 
 
 def metadata_of(service: str) -> MetaData:
@@ -52,6 +55,7 @@ def history(service: str) -> ScriptDirectory:
 
 def administrator(dsn: str, database: str) -> AsyncEngine:
     """Connections for migrations, as the administrator of `dsn`, in `database`."""
+
     async def connect() -> asyncpg.Connection:
         return await asyncpg.connect(dsn, database=database, ssl="disable")
 
@@ -61,58 +65,78 @@ def administrator(dsn: str, database: str) -> AsyncEngine:
 async def upgrade(service: str, engine: AsyncEngine) -> bool:
     """Bring the service's schema to its newest revision; whether anything was run.
 
-    The engine's user may SET ROLE to `<service>_owner`; the schema exists. One transaction for all revisions, under
-    an advisory lock: of two at once, the second finds the work done.
+    The engine's user may SET ROLE to `<service>_owner`; the schema exists. One transaction for all
+    revisions, under an advisory lock: of two at once, the second finds the work done.
     """
     async with engine.begin() as link:
         return await link.run_sync(_upgrade, service)
 
 
 async def check(service: str, engine: AsyncEngine) -> list[str]:
-    """How the schema differs from what services/<service>/tables.py declares, one line each; empty: they agree."""
+    """How the schema differs from what services/<service>/tables.py declares, one line each; empty: they
+    agree."""
     async with engine.connect() as link:
         return await link.run_sync(_differences, service)
 
 
 def create_declared(service: str, bind: Connection) -> None:
-    """Create the service's tables as declared now, with the fillfactor of their `info`. For first revisions only."""
+    """Create the service's tables as declared now, with the fillfactor of their `info`. For first
+    revisions only."""
     metadata = metadata_of(service)
     metadata.create_all(bind, checkfirst=False)
     for table in metadata.sorted_tables:
         if "fillfactor" in table.info:
-            bind.execute(text(f"alter table {table.fullname} set (fillfactor = {int(table.info['fillfactor'])})"))
+            bind.execute(
+                text(f"alter table {table.fullname} set (fillfactor = {int(table.info['fillfactor'])})")
+            )
 
 
 def is_engine_table(name: str) -> bool:
     """Whether a table of a service's schema is the engine's (or one of its months), not the service's."""
-    return name == VERSION_TABLE or name in ENGINE_TABLES or name.startswith(tuple(f"{p}_2" for p in PARTITIONED))
+    return (
+        name == VERSION_TABLE
+        or name in ENGINE_TABLES
+        or name.startswith(tuple(f"{p}_2" for p in PARTITIONED))
+    )
 
 
 def _upgrade(link: Connection, service: str) -> bool:
     scripts = history(service)
     link.execute(text(f"set local lock_timeout = '{LOCK_TIMEOUT}'"))
-    link.execute(text("select pg_advisory_xact_lock(hashtext('canbao migrations'), hashtext(:s))"), {"s": service})
+    link.execute(
+        text("select pg_advisory_xact_lock(hashtext('canbao migrations'), hashtext(:s))"), {"s": service}
+    )
     link.execute(text(f"set local role {service}_owner"))
     link.execute(text(f"set local search_path = {service}"))
     ran: list[str] = []
 
     def steps(present: Any, _context: MigrationContext) -> Any:
-        todo = scripts._upgrade_revs("head", present)    # what alembic's own `upgrade` calls; it has no public name
+        todo = scripts._upgrade_revs(
+            "head", present
+        )  # what alembic's own `upgrade` calls; it has no public name
         ran.extend(step.revision.revision for step in todo)
         return todo
 
     with EnvironmentContext(Config(), scripts, fn=steps) as environment:
-        environment.configure(connection=link, target_metadata=metadata_of(service),
-                              version_table=VERSION_TABLE, version_table_schema=service)
+        environment.configure(
+            connection=link,
+            target_metadata=metadata_of(service),
+            version_table=VERSION_TABLE,
+            version_table_schema=service,
+        )
         environment.run_migrations()
     return bool(ran)
 
 
 def _differences(link: Connection, service: str) -> list[str]:
-    context = MigrationContext.configure(link, opts={
-        "include_schemas": True,
-        "include_name": lambda name, kind, _parents: kind != "schema" or name == service,
-        "include_object": lambda _object, name, kind, _reflected, _other: not (
-            kind == "table" and is_engine_table(name)),
-    })
+    context = MigrationContext.configure(
+        link,
+        opts={
+            "include_schemas": True,
+            "include_name": lambda name, kind, _parents: kind != "schema" or name == service,
+            "include_object": lambda _object, name, kind, _reflected, _other: (
+                not (kind == "table" and is_engine_table(name))
+            ),
+        },
+    )
     return [str(difference) for difference in compare_metadata(context, metadata_of(service))]

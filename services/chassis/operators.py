@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from typing_extensions import override
+
 import asyncpg
 
 from contracts.operations import OPERATORS as OPERATORS_TOPIC
@@ -26,6 +28,7 @@ class Operators(Lane):
         super().__init__(name="operators", topics=[OPERATORS_TOPIC], **lane)
         self.orders, self.timers, self.sandbox = orders, timers, sandbox
 
+    @override
     async def _work(self, runs: Runs) -> int | None:
         orders = [what for run in runs.values() for r in run if isinstance(what := self.read(r), Arrival)]
         for order in orders:

@@ -1,7 +1,8 @@
 """Which month of inbox and outbox has a partition, who makes the next ones and drops the old?
 
-Run when a stack is provisioned and by `<service>_maintenance` afterwards. A row without a partition is an error
-(23514), and there is no default partition on purpose: it would forbid detaching without blocking writers.
+Run when a stack is provisioned and by `<service>_maintenance` afterwards. A row without a partition is an
+error (23514), and there is no default partition on purpose: it would forbid detaching without blocking
+writers.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -10,9 +11,9 @@ import asyncpg
 
 from services.chassis.tables import PARTITIONED
 
-INBOX_MONTHS = 13      # longer than any retention, so that a fact replayed from a topic is always recognised
-OUTBOX_MONTHS = 2      # at least 30 days are kept for republishing a lost tail
-_LOCK = 0x63616E62     # class id of "one maintainer at a time" (two-int advisory keys; refs use the one-int space)
+INBOX_MONTHS = 13  # longer than any retention, so that a fact replayed from a topic is always recognised
+OUTBOX_MONTHS = 2  # at least 30 days are kept for republishing a lost tail
+_LOCK = 0x63616E62  # class id of "one maintainer at a time": two-int advisory keys; refs use the one-int space
 
 
 def month(instant: datetime, later: int = 0) -> datetime:
@@ -36,21 +37,26 @@ def _bounds(table: str, start: datetime) -> tuple[str, str]:
 
 
 async def _months(conn: asyncpg.Connection, schema: str, table: str) -> dict[str, str]:
-    """Month table -> 'attached', 'half' (a DETACH CONCURRENTLY that was cut short) or 'loose' (not attached)."""
+    """Month table -> 'attached', 'half' (a DETACH CONCURRENTLY that was cut short) or 'loose' (not
+    attached)."""
     rows = await conn.fetch(
         "select c.relname, case when i.inhrelid is null then 'loose' when i.inhdetachpending then 'half'"
         " else 'attached' end as state from pg_class c left join pg_inherits i on i.inhrelid = c.oid"
         " where c.relnamespace = $1::text::regnamespace and c.relkind = 'r' and c.relname ~ $2",
-        schema, f"^{table}_\\d{{4}}_\\d{{2}}$")
+        schema,
+        f"^{table}_\\d{{4}}_\\d{{2}}$",
+    )
     return {row["relname"]: row["state"] for row in rows}
 
 
-async def make_partitions(conn: asyncpg.Connection, schema: str, *, now: datetime, months_ahead: int = 3) -> list[str]:
+async def make_partitions(
+    conn: asyncpg.Connection, schema: str, *, now: datetime, months_ahead: int = 3
+) -> list[str]:
     """Create what is missing from the month of `now` (system clock) to `months_ahead` later; the names made.
 
-    On the first of a month the month before is made too: a writer's clock may be a little behind ours.
-    The caller's role must be able to SET ROLE to the schema's owner. New tables are attached, not created in place,
-    because CREATE … PARTITION OF would queue behind readers and stop every writer meanwhile.
+    On the first of a month the month before is made too: a writer's clock may be a little behind ours. The
+    caller's role must be able to SET ROLE to the schema's owner. New tables are attached, not created in
+    place, because CREATE … PARTITION OF would queue behind readers and stop every writer meanwhile.
     """
     first = month(now - timedelta(days=1))
     wanted = [first]
@@ -79,8 +85,8 @@ async def make_partitions(conn: asyncpg.Connection, schema: str, *, now: datetim
 async def drop_partitions(conn: asyncpg.Connection, schema: str, *, now: datetime) -> list[str]:
     """Drop months past their retention (system clock), without ever stopping a writer; the names dropped.
 
-    Not inside a transaction: DETACH CONCURRENTLY waits for old transactions. One cut short by a time-out is finished
-    on the next run. Concurrent maintainers: the second finds the lock taken and does nothing.
+    Not inside a transaction: DETACH CONCURRENTLY waits for old transactions. One cut short by a time-out is
+    finished on the next run. Concurrent maintainers: the second finds the lock taken and does nothing.
     """
     if not await conn.fetchval("select pg_try_advisory_lock($1, hashtext($2))", _LOCK, schema):
         return []
@@ -104,7 +110,8 @@ async def drop_partitions(conn: asyncpg.Connection, schema: str, *, now: datetim
 
 
 async def inbox_floor(conn: asyncpg.Connection, schema: str) -> str:
-    """The smallest event id the inbox has a place for; an older one counts as seen. ValueError: no partition at all."""
+    """The smallest event id the inbox has a place for; an older one counts as seen. ValueError: no
+    partition at all."""
     names = [name for name, state in (await _months(conn, schema, "inbox")).items() if state == "attached"]
     if not names:
         raise ValueError(f"{schema}.inbox has no partition: run the provisioning")

@@ -1,4 +1,5 @@
-"""What does a fresh server need before the services can run? Roles, schemas, tables, partitions, users, topics, ACLs.
+"""What does a fresh server need before the services can run? Roles, schemas, tables, partitions, users,
+topics, ACLs.
 
 Idempotent: run at every start of the sandbox, by the Helm hook, and after every change of a contract.
 """
@@ -19,12 +20,19 @@ from services.chassis.topics import Broker
 SCHEMAS = (*SERVICES, "console")
 
 
-def provision(*, pg_admin_dsn: str, kafka_admin: str, secrets: Mapping[str, str], database: str = "canbao",
-              now: datetime) -> list[str]:
+def provision(
+    *,
+    pg_admin_dsn: str,
+    kafka_admin: str,
+    secrets: Mapping[str, str],
+    database: str = "canbao",
+    now: datetime,
+) -> list[str]:
     """Make Postgres and Kafka what contracts and tables ask for; what was noteworthy, one line each.
 
-    secrets: password by principal (contracts.topics.PRINCIPALS; `<service>_maintenance` optional). kafka_admin:
-    "host:port", or "SASL_PLAINTEXT://user:password@host:port". now: system clock, for the partitions' months.
+    secrets: password by principal (contracts.topics.PRINCIPALS; `<service>_maintenance` optional).
+    kafka_admin: "host:port", or "SASL_PLAINTEXT://user:password@host:port". now: system clock, for the
+    partitions' months.
     """
     with ThreadPoolExecutor(max_workers=1) as beside:
         kafka = beside.submit(provision_kafka, kafka_admin, secrets)
@@ -32,8 +40,9 @@ def provision(*, pg_admin_dsn: str, kafka_admin: str, secrets: Mapping[str, str]
         return kafka.result()
 
 
-async def provision_postgres(dsn: str, secrets: Mapping[str, str], *, database: str, now: datetime,
-                             services: Iterable[str] = SCHEMAS) -> None:
+async def provision_postgres(
+    dsn: str, secrets: Mapping[str, str], *, database: str, now: datetime, services: Iterable[str] = SCHEMAS
+) -> None:
     """Roles, database, schemas, migrations, partitions and grants, as the administrator of `dsn`."""
     services = list(services)
     conn = await asyncpg.connect(dsn, ssl="disable")
@@ -57,14 +66,16 @@ async def provision_postgres(dsn: str, secrets: Mapping[str, str], *, database: 
 
 
 def provision_kafka(address: str, secrets: Mapping[str, str]) -> list[str]:
-    """Users, topics and ACLs, as the administrator of `address`. Topics whose partition count is wrong are reported,
-    not touched."""
+    """Users, topics and ACLs, as the administrator of `address`. Topics whose partition count is wrong
+    are reported, not touched."""
     broker = Broker(address)
     said = []
     if broker.has_authorizer():
         broker.make_users(secrets)
     else:
-        said.append("Kafka has no authorizer: users and ACLs are skipped, anybody may read and write every topic")
+        said.append(
+            "Kafka has no authorizer: users and ACLs are skipped, anybody may read and write every topic"
+        )
     plan = broker.plan()
     broker.apply(plan)
     return said + [line for line in plan.lines() if line.startswith("!")]

@@ -1,10 +1,11 @@
-"""Who may log in to Postgres and what may each role do? Default deny; every right is written here or with its table.
+"""Who may log in to Postgres and what may each role do? Default deny; every right is written here or with
+its table.
 
-Per service: `<service>_owner` (NOLOGIN) owns schema and tables, `<service>` works in it with the rights listed,
-`<service>_maintenance` makes and drops partitions by SET ROLE to the owner. `auditor` reads every schema without bytes
-of messages and without C2 columns (declared `info={"class": "C2"}` on the column). A domain table is read, inserted
-and updated; one with `info={"append_only": True}`, or named ledger or audit, never changes a row, and only one with
-`info={"deletes": True}` loses any.
+Per service: `<service>_owner` (NOLOGIN) owns schema and tables, `<service>` works in it with the rights
+listed, `<service>_maintenance` makes and drops partitions by SET ROLE to the owner. `auditor` reads every
+schema without bytes of messages and without C2 columns (declared `info={"class": "C2"}` on the column). A
+domain table is read, inserted and updated; one with `info={"append_only": True}`, or named ledger or audit,
+never changes a row, and only one with `info={"deletes": True}` loses any.
 """
 
 import base64
@@ -25,10 +26,20 @@ APPEND_ONLY = frozenset({"ledger", "audit"})
 SCRAM_ITERATIONS = 4096
 
 # By role kind. A frozen process keeps its transaction's locks until the server ends its session: 30 s.
-_SERVICE_SETTINGS = {"statement_timeout": "10s", "lock_timeout": "8s", "idle_in_transaction_session_timeout": "30s",
-                     "timezone": "UTC", "jit": "off"}
-_AUDITOR_SETTINGS = {"statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s", "timezone": "UTC",
-                     "default_transaction_read_only": "on", "search_path": "pg_catalog"}
+_SERVICE_SETTINGS = {
+    "statement_timeout": "10s",
+    "lock_timeout": "8s",
+    "idle_in_transaction_session_timeout": "30s",
+    "timezone": "UTC",
+    "jit": "off",
+}
+_AUDITOR_SETTINGS = {
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+    "timezone": "UTC",
+    "default_transaction_read_only": "on",
+    "search_path": "pg_catalog",
+}
 
 
 class Right(Struct, frozen=True, kw_only=True):
@@ -42,7 +53,8 @@ class Right(Struct, frozen=True, kw_only=True):
 
 
 def rights(services: Iterable[str]) -> list[Right]:
-    """Every right on every table of these services' schemas: the one list that grants and the matrix test use."""
+    """Every right on every table of these services' schemas: the one list that grants and the matrix test
+    use."""
     found = []
     for service in services:
         for name, engine in ENGINE_TABLES.items():
@@ -52,7 +64,9 @@ def rights(services: Iterable[str]) -> list[Right]:
         for table in metadata_of(service).sorted_tables:
             seen = tuple(c.name for c in table.columns if c.info.get("class") != "C2")
             found.append(Right(role=service, schema=service, table=table.name, verbs=domain_verbs(table)))
-            found.append(Right(role=AUDITOR, schema=service, table=table.name, verbs=("SELECT",), columns=seen))
+            found.append(
+                Right(role=AUDITOR, schema=service, table=table.name, verbs=("SELECT",), columns=seen)
+            )
         found.append(Right(role=service, schema=service, table=VERSION_TABLE, verbs=("SELECT",)))
         found.append(Right(role=AUDITOR, schema=service, table=VERSION_TABLE, verbs=("SELECT",)))
     return found
@@ -66,7 +80,8 @@ def domain_verbs(table: Table) -> tuple[Verb, ...]:
 
 
 async def make_roles(conn: asyncpg.Connection, services: Iterable[str], secrets: Mapping[str, str]) -> None:
-    """Create the roles that are missing and set every password given; roles belong to the server, not to a database.
+    """Create the roles that are missing and set every password given; roles belong to the server, not to a
+    database.
 
     A maintenance role without a secret can't log in.
     """
@@ -85,7 +100,9 @@ async def make_roles(conn: asyncpg.Connection, services: Iterable[str], secrets:
         owner, maintenance = f"{service}_owner", f"{service}_maintenance"
         role(owner, login=False, settings={})
         role(service, login=True, settings={**_SERVICE_SETTINGS, "search_path": service})
-        role(maintenance, login=maintenance in secrets, settings={"search_path": service, "lock_timeout": "0"})
+        role(
+            maintenance, login=maintenance in secrets, settings={"search_path": service, "lock_timeout": "0"}
+        )
         script.append(f"grant {owner} to {maintenance} with inherit false, set true")
         if not superuser:
             script.append(f"grant {owner} to current_user with inherit false, set true")
@@ -101,10 +118,12 @@ async def close_database(conn: asyncpg.Connection, database: str, services: Iter
     services = list(services)
     superuser = await conn.fetchval("select rolsuper from pg_roles where rolname = current_user")
     script = [f"revoke all on database {database} from public", "revoke all on schema public from public"]
-    if superuser:    # another administrator's server: its own databases are not ours to close
-        script += ["revoke all on database postgres, template1 from public",
-                   "revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea),"
-                   " lo_put(oid, bigint, bytea) from public"]
+    if superuser:  # another administrator's server: its own databases are not ours to close
+        script += [
+            "revoke all on database postgres, template1 from public",
+            "revoke execute on function lo_create(oid), lo_creat(integer), lo_from_bytea(oid, bytea),"
+            " lo_put(oid, bigint, bytea) from public",
+        ]
     users = [AUDITOR, *services, *(f"{s}_maintenance" for s in services)]
     script.append(f"grant connect on database {database} to {', '.join(users)}")
     for service in services:
@@ -118,15 +137,18 @@ async def close_database(conn: asyncpg.Connection, database: str, services: Iter
 
 
 async def grant(conn: asyncpg.Connection, services: Iterable[str]) -> None:
-    """Make the rights on tables exactly those of `rights`, in one transaction; conn is in the services' database."""
+    """Make the rights on tables exactly those of `rights`, in one transaction; conn is in the services'
+    database."""
     services = list(services)
     script = []
     for service in services:
         roles = f"{service}, {service}_maintenance, {AUDITOR}"
-        script += [f"set local role {service}_owner",
-                   f"revoke all on all tables in schema {service} from public, {roles}",
-                   f"revoke all on all sequences in schema {service} from public, {roles}",
-                   f"grant usage on all sequences in schema {service} to {service}"]
+        script += [
+            f"set local role {service}_owner",
+            f"revoke all on all tables in schema {service} from public, {roles}",
+            f"revoke all on all sequences in schema {service} from public, {roles}",
+            f"grant usage on all sequences in schema {service} to {service}",
+        ]
         for right in rights([service]):
             columns = "".join(f'"{column}", ' for column in right.columns)[:-2]
             verbs = ", ".join(f"{verb} ({columns})" if columns else verb for verb in right.verbs)

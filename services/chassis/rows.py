@@ -14,6 +14,7 @@ from services.chassis.transaction import Transaction
 
 Value = TypeVar("Value", bound=Struct)
 Columns = tuple[str, ...]
+_DIALECT = dialect()  # type: ignore[no-untyped-call]
 
 
 class Rows(Generic[Value]):
@@ -30,7 +31,7 @@ class Rows(Generic[Value]):
             raise ValueError(f"{value.__name__} has {fields}, its table {source.name} has {self.columns}")
         self.name, self.schema, self.value = source.name, source.schema, value
         self.keys: Columns = tuple(column.name for column in source.primary_key.columns)
-        self.types = {c.name: c.type.compile(dialect()).lower() for c in source.columns}
+        self.types = {c.name: c.type.compile(_DIALECT).lower() for c in source.columns}
         self._positional = value.__match_args__ == fields
         self._selects: dict[Columns, str] = {}
         self._reads = {n: _reader(value, n) for n in self.columns if self.types[n] == "jsonb"}

@@ -110,7 +110,7 @@ class Running:
         app = Starlette(routes=[*routes, *self.door.routes(), *health.routes(self.vitals)])
         host, _, port = settings.door.rpartition(":")
         self.server = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
-        self.server.capture_signals = nullcontext  # type: ignore[method-assign]  # SIGTERM is ours: door and lanes stop in order
+        self.server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = AsyncExitStack()                  # the gateways' connections
         self._serving: asyncio.Task[None] | None = None
@@ -138,7 +138,7 @@ class Running:
         self._keep("relay", Relay(self.name, self.memory, self._producer).run)
         self._broker = KafkaBroker(
             self.settings.kafka.bootstrap, security=_security(self.settings.kafka), client_id=f"{self.name}-{self.settings.member}",
-            logger=logging.getLogger("faststream"), **broker_options())  # type: ignore[arg-type]
+            logger=_shell_log(), **broker_options())  # type: ignore[arg-type]
         for lane in self.lanes:
             lane.subscribe(self._broker)
         await _again_until(self._start_broker, "kafka")
@@ -237,6 +237,13 @@ def _parks_for(service: str, lane: str, lanes: Mapping[str, list[str]]) -> froze
     """The topics this service owns, in the first of its lanes that reads them."""
     before = {t for other, topics in lanes.items() if list(lanes).index(other) < list(lanes).index(lane) for t in topics}
     return frozenset(t for t in lanes[lane] if t not in before and t in TOPICS and TOPICS[t].owner == service)
+
+
+def _shell_log() -> logging.Logger:
+    """FastStream's own words: two lines a batch at INFO, so only its warnings."""
+    logger = logging.getLogger("kafka_shell")
+    logger.setLevel(logging.WARNING)
+    return logger
 
 
 def _security(kafka: Kafka) -> BaseSecurity | None:

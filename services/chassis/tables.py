@@ -11,8 +11,8 @@ APPEND: tuple[Verb, ...] = ("SELECT", "INSERT")
 
 
 class EngineTable(Struct, frozen=True, kw_only=True):
-    """One engine table. may: what the service's own role may do. hidden: columns the auditor does not see (bytes of
-    messages, which may hold what a partner should never have sent)."""
+    """One engine table. may: what the service's own role may do. hidden: columns the auditor does not see
+    (bytes of messages, which may hold what a partner should never have sent)."""
 
     may: tuple[Verb, ...]
     columns: tuple[str, ...]
@@ -21,19 +21,73 @@ class EngineTable(Struct, frozen=True, kw_only=True):
 
 ENGINE_TABLES: dict[str, EngineTable] = {
     "inbox": EngineTable(may=APPEND, columns=("ce_id", "at")),
-    "outbox": EngineTable(may=APPEND, columns=(
-        "batch_id", "n", "part", "topic", "type", "seq", "key", "ce_id", "subject", "ce_time", "journey", "payload", "at")),
+    "outbox": EngineTable(
+        may=APPEND,
+        columns=(
+            "batch_id",
+            "n",
+            "part",
+            "topic",
+            "type",
+            "seq",
+            "key",
+            "ce_id",
+            "subject",
+            "ce_time",
+            "journey",
+            "payload",
+            "at",
+        ),
+    ),
     "unsent": EngineTable(may=("SELECT", "INSERT", "DELETE"), columns=("batch_id", "at")),
-    "request": EngineTable(may=("SELECT", "INSERT", "UPDATE"), columns=(
-        "partner", "request_id", "command", "digest", "answer", "answer_type", "key", "at")),
-    "parked": EngineTable(may=READ_WRITE, hidden=("key", "headers", "value"), columns=(
-        "seq", "state", "reason", "detail", "type", "topic", "partition", "offset", "key", "headers", "value", "digest",
-        "event_id", "at", "first_at")),
+    "request": EngineTable(
+        may=("SELECT", "INSERT", "UPDATE"),
+        columns=("partner", "request_id", "command", "digest", "answer", "answer_type", "key", "at"),
+    ),
+    "parked": EngineTable(
+        may=READ_WRITE,
+        hidden=("key", "headers", "value"),
+        columns=(
+            "seq",
+            "state",
+            "reason",
+            "detail",
+            "type",
+            "topic",
+            "partition",
+            "offset",
+            "key",
+            "headers",
+            "value",
+            "digest",
+            "event_id",
+            "at",
+            "first_at",
+        ),
+    ),
     "parked_ref": EngineTable(may=READ_WRITE, columns=("ref", "seq", "state")),
-    "job": EngineTable(may=("SELECT", "INSERT", "DELETE"), hidden=("payload",), columns=(
-        "id", "run_at", "type", "payload", "journey", "key", "created_at")),
-    "call": EngineTable(may=READ_WRITE, hidden=("payload",), columns=(
-        "id", "number", "type", "payload", "state", "attempts", "next_at", "claimed_at", "claimed_by", "key", "journey")),
+    "job": EngineTable(
+        may=("SELECT", "INSERT", "DELETE"),
+        hidden=("payload",),
+        columns=("id", "run_at", "type", "payload", "journey", "key", "created_at"),
+    ),
+    "call": EngineTable(
+        may=READ_WRITE,
+        hidden=("payload",),
+        columns=(
+            "id",
+            "number",
+            "type",
+            "payload",
+            "state",
+            "attempts",
+            "next_at",
+            "claimed_at",
+            "claimed_by",
+            "key",
+            "journey",
+        ),
+    ),
     "progress": EngineTable(may=READ_WRITE, columns=("lane", "topic", "partition", "offset")),
     "halt": EngineTable(may=READ_WRITE, columns=("lane", "at", "failures", "handled", "last_error")),
     "clock": EngineTable(may=("SELECT", "UPDATE"), columns=("one", "skew")),
@@ -42,9 +96,12 @@ ENGINE_TABLES: dict[str, EngineTable] = {
 # Partitioned by month; partitions.py makes and drops them. The service never touches a partition directly.
 PARTITIONED = ("inbox", "outbox")
 
-# Rows of a few seconds' life: vacuum by count, not by share of the table, and without pausing, or the index grows.
-_SHORT_LIVED = ("autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,"
-                " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000")
+# Rows of a few seconds' life: vacuum by count, not by share of the table, and without pausing, or the index
+# grows.
+_SHORT_LIVED = (
+    "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,"
+    " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000"
+)
 
 _DDL = (
     # One column is primary key and partition key: a uuid7 begins with its time, so a month is a range of ids.
@@ -160,6 +217,7 @@ _DDL = (
 def engine_ddl(schema: str) -> list[str]:
     """The statements that build the engine's tables in an existing, empty schema.
 
-    Called by each service's first revision, so it is history: a later change of shape is a new revision, not an edit.
+    Called by each service's first revision, so it is history: a later change of shape is a new revision, not
+    an edit.
     """
     return [statement.format(s=schema, short=_SHORT_LIVED) for statement in _DDL]

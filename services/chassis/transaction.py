@@ -57,11 +57,13 @@ class Transaction:
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """Rows, now."""
-        return await self._connection.fetch(sql, *args)
+        rows: list[asyncpg.Record] = await self._connection.fetch(sql, *args)
+        return rows
 
     async def execute(self, sql: str, *args: Any) -> str:
         """A statement, now; its command tag (`INSERT 0 3`)."""
-        return await self._connection.execute(sql, *args)
+        tag: str = await self._connection.execute(sql, *args)
+        return tag
 
     async def copy(self, table: str, columns: tuple[str, ...], records: list[tuple[Any, ...]]) -> None:
         """Many new rows, now."""
@@ -69,7 +71,7 @@ class Transaction:
 
     def is_closed(self) -> bool:
         """Whether the connection is gone, so that there is nothing left to roll back."""
-        return self._connection.is_closed()
+        return bool(self._connection.is_closed())
 
     def add(self, rows: "Rows[Value]", value: Value) -> None:
         """A new row, written with all others after this wave."""

@@ -138,7 +138,7 @@ class Reader:
 
     def _command(self, raw: Raw, subscription: Subscription, partner: Partner) -> Arrival | Unreadable | None:
         try:
-            message = subscription.decode(raw.value or b"")
+            message: Any = subscription.decode(raw.value or b"")
         except msgspec.MsgspecError as error:
             return self._misfit(raw, subscription, partner, str(error))
         if b"\\u0000" in (raw.value or b""):

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from msgspec.json import encode
 from contracts.message import contract_of
 from sandbox.keys import make_keys
 from sandbox.stack import Stack
+from services.chassis.calls import Gateway
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.service import Running, Service
 from services.chassis.settings import Settings
@@ -29,13 +30,15 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(stack: Stack, folder: Path, on: Subscriptions, *, member: int = 0) -> AsyncIterator[Running]:
+async def running(
+    stack: Stack, folder: Path, on: Subscriptions, *, member: int = 0, gateways: Mapping[type[Struct], Gateway] | None = None
+) -> AsyncIterator[Running]:
     """The service of these subscriptions, started; stopped at the end as by SIGTERM."""
     make_keys(folder / "keys")
     settings = Settings(
         service=on.service, member=member, database=stack.database_url(on.service), keys=str(folder / "keys" / f"{on.service}.json"),
         door=f"127.0.0.1:{free_port()}", sandbox=True, kafka=stack.kafka(on.service))
-    run = Running(Service(on.service, on), settings)
+    run = Running(Service(on.service, on, gateways=(lambda *_: gateways) if gateways else None), settings)
     try:
         await asyncio.wait_for(run.start(), 30)
         yield run

@@ -12,8 +12,16 @@ import asyncpg
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import (
-    AclBinding, AclBindingFilter, AclOperation, AclPermissionType, AlterConfigOpType, ConfigEntry, ConfigResource, NewTopic,
-    ResourcePatternType, ResourceType,
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
 )
 
 from cli import topics as verb
@@ -50,12 +58,16 @@ async def administer(stack: Stack, database: str) -> AsyncIterator[asyncpg.Conne
 
 
 async def months_of(conn: asyncpg.Connection, table: str) -> list[str]:
-    rows = await conn.fetch("select inhrelid::regclass::text as name from pg_inherits"
-                            " where inhparent = $1::text::regclass order by 1", table)
+    rows = await conn.fetch(
+        "select inhrelid::regclass::text as name from pg_inherits"
+        " where inhparent = $1::text::regclass order by 1",
+        table,
+    )
     return [row["name"] for row in rows]
 
 
 # Postgres
+
 
 def test_provisioning_again_changes_nothing_and_takes_less_than_two_seconds(stack: Stack) -> None:
     said: list[str] = []
@@ -95,23 +107,39 @@ async def test_a_new_database_has_months_from_now_to_three_months_ahead(spare: a
 
 
 async def test_an_event_finds_its_month_by_the_time_in_its_id(spare: asyncpg.Connection) -> None:
-    for instant, name in ((NOVEMBER, "inbox_2026_11"), (datetime(2026, 12, 1, tzinfo=UTC), "inbox_2026_12"),
-                          (datetime(2027, 3, 1, tzinfo=UTC) - timedelta(milliseconds=1), "inbox_2027_02")):
+    for instant, name in (
+        (NOVEMBER, "inbox_2026_11"),
+        (datetime(2026, 12, 1, tzinfo=UTC), "inbox_2026_12"),
+        (datetime(2027, 3, 1, tzinfo=UTC) - timedelta(milliseconds=1), "inbox_2027_02"),
+    ):
         ce_id = uuid7_floor(instant)[:14] + "7000-8000-000000000001"
-        found = await spare.fetchval("insert into billing.inbox (ce_id) values ($1) returning tableoid::regclass::text", ce_id)
+        found = await spare.fetchval(
+            "insert into billing.inbox (ce_id) values ($1) returning tableoid::regclass::text", ce_id
+        )
         assert found == f"billing.{name}"
 
 
-async def test_time_goes_on_and_months_are_made_ahead_and_dropped_behind(stack: Stack, spare: asyncpg.Connection) -> None:
+async def test_time_goes_on_and_months_are_made_ahead_and_dropped_behind(
+    stack: Stack, spare: asyncpg.Connection
+) -> None:
     later = datetime(2028, 1, 15, tzinfo=UTC)
     maintainer = await asyncpg.connect(stack.database_url("billing_maintenance", SPARE), ssl="disable")
     try:
         made = await make_partitions(maintainer, "billing", now=later)
-        assert made == [f"{table}_{name}" for table in ("inbox", "outbox")
-                        for name in ("2028_01", "2028_02", "2028_03", "2028_04")]
+        assert made == [
+            f"{table}_{name}"
+            for table in ("inbox", "outbox")
+            for name in ("2028_01", "2028_02", "2028_03", "2028_04")
+        ]
         assert await make_partitions(maintainer, "billing", now=later) == []
         dropped = await drop_partitions(maintainer, "billing", now=later)
-        assert dropped == ["inbox_2026_11", "outbox_2026_11", "outbox_2026_12", "outbox_2027_01", "outbox_2027_02"]
+        assert dropped == [
+            "inbox_2026_11",
+            "outbox_2026_11",
+            "outbox_2026_12",
+            "outbox_2027_01",
+            "outbox_2027_02",
+        ]
         assert await drop_partitions(maintainer, "billing", now=later) == []
     finally:
         await maintainer.close()
@@ -125,7 +153,9 @@ async def test_a_detach_that_was_cut_short_is_finished(stack: Stack, spare: asyn
         await reader.fetch("select ce_id from billing.inbox")
         await spare.execute("set statement_timeout = '200ms'")
         with pytest.raises(asyncpg.QueryCanceledError):
-            await spare.execute("alter table billing.inbox detach partition billing.inbox_2026_11 concurrently")
+            await spare.execute(
+                "alter table billing.inbox detach partition billing.inbox_2026_11 concurrently"
+            )
         await reader.execute("rollback")
     finally:
         await reader.close()
@@ -133,20 +163,28 @@ async def test_a_detach_that_was_cut_short_is_finished(stack: Stack, spare: asyn
     assert "inbox_2026_11" in await drop_partitions(spare, "billing", now=datetime(2028, 1, 15, tzinfo=UTC))
 
 
-async def test_a_password_is_stored_as_postgres_itself_would_store_it(stack: Stack, database: Database) -> None:
+async def test_a_password_is_stored_as_postgres_itself_would_store_it(database: Database) -> None:
     async with database.connect() as admin:
         await admin.execute("set scram_iterations = 4096; create role canbao_scram_test password 'p-ä'")
         try:
-            theirs = await admin.fetchval("select rolpassword from pg_authid where rolname = 'canbao_scram_test'")
+            theirs = await admin.fetchval(
+                "select rolpassword from pg_authid where rolname = 'canbao_scram_test'"
+            )
         finally:
             await admin.execute("drop role canbao_scram_test")
     salt = base64.b64decode(theirs.split(":")[1].split("$")[0])
     assert scram_verifier("p-ä", salt) == theirs
 
 
-@pytest.mark.parametrize(("instant", "later", "first"), [
-    (NOVEMBER, 0, (2026, 11)), (NOVEMBER, 2, (2027, 1)), (NOVEMBER, -11, (2025, 12)), (NOVEMBER, -13, (2025, 10)),
-])
+@pytest.mark.parametrize(
+    ("instant", "later", "first"),
+    [
+        (NOVEMBER, 0, (2026, 11)),
+        (NOVEMBER, 2, (2027, 1)),
+        (NOVEMBER, -11, (2025, 12)),
+        (NOVEMBER, -13, (2025, 10)),
+    ],
+)
 def test_months_are_counted_over_years(instant: datetime, later: int, first: tuple[int, int]) -> None:
     assert month(instant, later) == datetime(*first, 1, tzinfo=UTC)
 
@@ -157,7 +195,13 @@ def test_the_first_id_of_november_2026_is_the_one_in_the_books() -> None:
 
 # Kafka
 
-LETTERS = Topic(name="provision-test.letters", owner="billing", writers=("billing",), readers=("payment",), retention_days=3)
+LETTERS = Topic(
+    name="provision-test.letters",
+    owner="billing",
+    writers=("billing",),
+    readers=("payment",),
+    retention_days=3,
+)
 
 
 @pytest.fixture
@@ -185,8 +229,10 @@ def test_a_missing_topic_is_planned_with_its_rights_and_made(letters: Broker) ->
 
 def test_a_changed_setting_is_put_right_and_a_foreign_one_removed(letters: Broker) -> None:
     letters.apply(letters.plan())
-    drift = [ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
-             for key, value in (("retention.ms", "1000"), ("segment.bytes", "1048576"))]
+    drift = [
+        ConfigEntry(key, value, incremental_operation=AlterConfigOpType.SET)
+        for key, value in (("retention.ms", "1000"), ("segment.bytes", "1048576"))
+    ]
     resource = ConfigResource(ConfigResource.Type.TOPIC, LETTERS.name, incremental_configs=drift)
     letters.admin.incremental_alter_configs([resource])[resource].result()
 
@@ -208,18 +254,34 @@ def test_partitions_are_added_only_while_nobody_has_written(letters: Broker) -> 
     producer.flush(10)
     grown = Broker(letters.admin_address, letters.topics, partitions=6)
     line = next(line for line in grown.plan().lines() if LETTERS.name in line)
-    assert line == ("! partitions provision-test.letters  4 -> 6   (it holds records and keys would move:"
-                    " stop the writers and let every reader finish first)")
+    assert line == (
+        "! partitions provision-test.letters  4 -> 6   (it holds records and keys would move:"
+        " stop the writers and let every reader finish first)"
+    )
     shrunk = Broker(letters.admin_address, {LETTERS.name: LETTERS}, partitions=2)
     assert "Kafka cannot take partitions away" in shrunk.plan().lines()[0]
 
 
 def test_a_right_that_contracts_do_not_give_is_shown_and_taken_back(stack: Stack) -> None:
     broker = Broker(stack.kafka_admin)
-    spy = AclBinding(ResourceType.TOPIC, "enrollment.people", ResourcePatternType.LITERAL, "User:wechat", "*",
-                     AclOperation.READ, AclPermissionType.ALLOW)
-    stranger = AclBinding(ResourceType.TOPIC, "enrollment.people", ResourcePatternType.LITERAL, "User:mallory", "10.0.0.1",
-                          AclOperation.READ, AclPermissionType.ALLOW)
+    spy = AclBinding(
+        ResourceType.TOPIC,
+        "enrollment.people",
+        ResourcePatternType.LITERAL,
+        "User:wechat",
+        "*",
+        AclOperation.READ,
+        AclPermissionType.ALLOW,
+    )
+    stranger = AclBinding(
+        ResourceType.TOPIC,
+        "enrollment.people",
+        ResourcePatternType.LITERAL,
+        "User:mallory",
+        "10.0.0.1",
+        AclOperation.READ,
+        AclPermissionType.ALLOW,
+    )
     for future in broker.admin.create_acls([spy, stranger]).values():
         future.result()
     expected = [
@@ -233,8 +295,15 @@ def test_a_right_that_contracts_do_not_give_is_shown_and_taken_back(stack: Stack
 
 def test_somebody_elses_wide_right_is_shown_but_left_to_a_person(stack: Stack) -> None:
     broker = Broker(stack.kafka_admin)
-    wide = AclBinding(ResourceType.TOPIC, "billing", ResourcePatternType.PREFIXED, "User:backup", "*",
-                      AclOperation.READ, AclPermissionType.ALLOW)
+    wide = AclBinding(
+        ResourceType.TOPIC,
+        "billing",
+        ResourcePatternType.PREFIXED,
+        "User:backup",
+        "*",
+        AclOperation.READ,
+        AclPermissionType.ALLOW,
+    )
     broker.admin.create_acls([wide])[wide].result()
     line = "! acl        backup allow read topic billing*   (covers our topics, contracts do not grant it)"
     try:
@@ -242,8 +311,15 @@ def test_somebody_elses_wide_right_is_shown_but_left_to_a_person(stack: Stack) -
         broker.apply(broker.plan())
         assert broker.plan().lines() == [line]
     finally:
-        mine = AclBindingFilter(ResourceType.TOPIC, "billing", ResourcePatternType.PREFIXED, "User:backup", "*",
-                                AclOperation.READ, AclPermissionType.ALLOW)
+        mine = AclBindingFilter(
+            ResourceType.TOPIC,
+            "billing",
+            ResourcePatternType.PREFIXED,
+            "User:backup",
+            "*",
+            AclOperation.READ,
+            AclPermissionType.ALLOW,
+        )
         broker.admin.delete_acls([mine])[mine].result()
         _until_equal(lambda: list(broker.plan().lines()), [])
 
@@ -256,13 +332,16 @@ def _until_equal(look: Callable[[], list[object]], expected: list[object]) -> No
 
 # The verb
 
+
 def say(stack: Stack, *words: str) -> int:
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     return verb.run(parser.parse_args([*words, "--kafka", stack.kafka_admin]))
 
 
-def test_plan_says_what_differs_by_its_exit_code_and_apply_mends_it(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_says_what_differs_by_its_exit_code_and_apply_mends_it(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert say(stack, "plan") == 0
     assert capsys.readouterr().out == f"{len(TOPICS)} topics and their rights are as contracts ask\n"
 
@@ -275,11 +354,18 @@ def test_plan_says_what_differs_by_its_exit_code_and_apply_mends_it(stack: Stack
     assert capsys.readouterr().out.endswith("applied\n")
     assert say(stack, "plan", "--json") == 0
     assert json.loads(capsys.readouterr().out) == {
-        "equal": True, "authorizer": True, "applied": False, "differences": [], "left": []}
+        "equal": True,
+        "authorizer": True,
+        "applied": False,
+        "differences": [],
+        "left": [],
+    }
 
 
 def test_a_broker_that_does_not_answer_is_one_line_and_code_two(capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     verb.add_arguments(parser)
     assert verb.run(parser.parse_args(["plan", "--kafka", "127.0.0.1:1"])) == 2
-    assert capsys.readouterr().err.startswith("canbao topics: the broker at 127.0.0.1:1 refused or did not answer")
+    assert capsys.readouterr().err.startswith(
+        "canbao topics: the broker at 127.0.0.1:1 refused or did not answer"
+    )

@@ -1,0 +1,239 @@
+"""Do all roads end in the same engine? The door, timers, calls, the relay, and an operator's orders."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from msgspec import Struct
+from msgspec.json import decode
+
+from contracts.answers import Accepted
+from contracts.billing import BILLS, QueryBill
+from contracts.operations import AdvanceClock, Redrive, Resume
+from sandbox.keys import make_keys
+from sandbox.partner import Partner
+from sandbox.stack import Stack
+from services.chassis.calls import NotSent, Unknown
+from services.chassis.ids import uuid7
+from services.chassis.keys import load_keyring
+from services.chassis.service import Running
+from services.chassis.subscriptions import Batch
+from services.chassis.transaction import Transaction
+from tests.chassis.running import producing, running, say, until
+from tests.chassis.toys import NOON, Remind, Toy, approved, owes, toy, waived
+from tests.ground import Database
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+@asynccontextmanager
+async def partner(code: str, stack: Stack, folder: Path) -> AsyncIterator[Partner]:
+    make_keys(folder / "keys")
+    one = Partner(code, stack.kafka(code), load_keyring(folder / "keys" / f"{code}.json"), now)
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.stop()
+
+
+async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_own_answer(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, running(broker, tmp_path, made.on) as run, partner("wechat", broker, tmp_path) as wechat:
+        async with aiohttp.ClientSession() as http:
+            asks = [QueryBill(request_id=f"r-{n}", person_id=uuid7(), insurance_year=2000 + n) for n in range(2, 42)]
+            answers = await asyncio.gather(*(wechat.ask_http(http, run.settings.door, ask) for ask in asks))
+
+        assert [a.result["year"] for a in answers if isinstance(a, Accepted)] == list(range(2002, 2042))
+        batches = (await made.rows("select count(distinct batch_id) from outbox"))[0][0]
+        assert batches < 40
+
+
+async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, running(broker, tmp_path, made.on) as run, partner("wechat", broker, tmp_path) as wechat:
+        async def post(body: bytes, type: str = "billing.query_bill.v1", key: str = "k", **other: str) -> tuple[int, Any]:
+            letter = wechat.signed(type, key, body)
+            headers = {k.replace("ce_", "ce-").replace("sig", "canbao-sig").replace("_", "-"): v.decode() for k, v in letter.headers}
+            async with aiohttp.ClientSession() as http:
+                url = f"http://{run.settings.door}/v1/commands"
+                async with http.post(url, data=body, headers=headers | {"canbao-key": key} | other) as response:
+                    return response.status, decode(await response.read())
+
+        who = uuid7()
+        good = f'{{"request_id":"r-1","person_id":"{who}","insurance_year":2025}}'.encode()
+        assert (await post(good, key=who))[0] == 200
+        assert (await post(good, key=who, **{"canbao-sig": "AAAA"}))[0] == 401
+        assert (await post(good.replace(b"2025", b"2024"), key=who))[0] == 409
+        status, misfit = await post(b'{"request_id":"r-2","person_id":5}', key=who)
+        assert (status, misfit["refusal"]["code"], misfit["refusal"]["field"]) == (422, "SCHEMA_INVALID", "person_id")
+        status, refusal = await post(b'{"request_id":"r-3","password":"x"}', key=who)
+        assert (status, refusal["code"]) == (400, "SECRET_IN_MESSAGE")
+        assert (await post(b"x" * 300_000, key=who))[0] == 413
+        rows = await made.rows("select reason, value is null from parked order by seq")
+        assert rows == [("SIGNATURE_INVALID", False), ("SECRET_IN_MESSAGE", True)]
+
+
+async def test_a_timer_runs_at_its_instant_and_that_is_its_now(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made:
+        due, later = NOON, now() + timedelta(days=400)
+
+        @made.on(Later, refs=lambda message: [])
+        async def set_timers(messages: Batch[Later], tx: Transaction) -> None:
+            for message in messages:
+                tx.at(due, Remind(enrollment_id=message.enrollment_id))
+                tx.at(later, Remind(enrollment_id=uuid7()))
+
+        async with running(broker, tmp_path, made.on) as run:
+            first = uuid7()
+            await run.door.tell(Later(enrollment_id=first))
+            await until(lambda: _equal(made.said(), [first]))
+            assert await made.rows("select ce_time from outbox where seq = 3") == [(due,)]
+            assert len(await made.rows("select id from job")) == 1
+
+            async with partner("operators", broker, tmp_path) as operators:
+                order = AdvanceClock(request_id="o-1", service="billing", operator="lin", to=later + timedelta(hours=1))
+                answer = await operators.ask(order)
+            assert isinstance(answer, Accepted)
+            assert await made.rows("select count(*) from job") == [(0,)]
+            assert (await made.rows("select ce_time from outbox where seq = 3 order by batch_id"))[1] == (later,)
+
+
+class Later(Struct, frozen=True, kw_only=True):
+    """Asks for timers, or for a call."""
+
+    enrollment_id: str
+
+
+class Send(Struct, frozen=True, kw_only=True):
+    """A request to a provider."""
+
+    enrollment_id: str
+
+
+class Sent(Struct, frozen=True, kw_only=True):
+    """Its outcome."""
+
+    enrollment_id: str
+
+
+class Provider:
+    """Takes every request and then loses its first answer; afterwards it knows what it took."""
+
+    def __init__(self) -> None:
+        self.taken: list[str] = []
+        self.asked = 0
+
+    async def send(self, request: Struct) -> Struct:
+        assert isinstance(request, Send)
+        if not self.taken and self.asked == 0:
+            self.taken.append(request.enrollment_id)
+            raise Unknown("the answer was lost")
+        raise NotSent("refused before it was read")
+
+    async def ask(self, request: Struct) -> Struct | None:
+        assert isinstance(request, Send)
+        self.asked += 1
+        return Sent(enrollment_id=request.enrollment_id) if request.enrollment_id in self.taken else None
+
+
+async def test_an_unknown_outcome_is_asked_for_and_never_sent_again(
+    database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    provider = Provider()
+    async with toy(database) as made:
+        @made.on(Later, refs=lambda message: [owes(message.enrollment_id)])
+        async def ask_outside(messages: Batch[Later], tx: Transaction) -> None:
+            for message in messages:
+                tx.call(Send(enrollment_id=message.enrollment_id), number=message.enrollment_id)
+
+        @made.on(Sent, refs=lambda message: [owes(message.enrollment_id)])
+        async def hear(messages: Batch[Sent], tx: Transaction) -> None:
+            for message in messages:
+                tx.publish(waived(message.enrollment_id, uuid7(), tx.now), sequence=1)
+
+        async with running(broker, tmp_path, made.on, gateways={Send: provider}) as run:
+            one = uuid7()
+            await run.door.tell(Later(enrollment_id=one))
+            await until(lambda: _equal(made.said(), [one]))
+        assert provider.taken == [one]
+        assert await made.rows("select count(*) from call") == [(0,)]
+
+
+async def test_what_was_said_reaches_the_topic_in_order_with_its_envelope(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        await made.run(*(made.arrived(approved()) for _ in range(3)))     # committed by a process that died before it sent
+        before = await made.said()
+        async with running(broker, tmp_path, made.on):
+            for _ in range(20):
+                await say(producer, approved())
+            await until(lambda: _equal(made.rows("select count(*) from unsent"), [(0,)]))
+            await until(lambda: _equal(_count(made), 23))
+        records = await records_of(broker, BILLS)
+        assert sorted(await made.said()) == sorted(dict(r.headers)["ce_subject"].decode() for r in records)
+        assert [dict(r.headers)["ce_subject"].decode() for r in records if dict(r.headers)["ce_subject"].decode() in before]
+        headers = dict(records[0].headers)
+        assert headers["ce_type"] == b"billing.bill_waived.v1"
+        assert headers["traceparent"].split(b"-")[1].decode() == decode(records[0].value)["journey"]
+
+
+async def test_an_operator_redrives_and_resumes_by_signed_orders(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, producing(broker) as producer, partner("operators", broker, tmp_path) as operators:
+        facts = [approved() for _ in range(30)]
+        made.poisoned = {fact.enrollment_id for fact in facts}
+        async with running(broker, tmp_path, made.on) as run:
+            for fact in facts:
+                await say(producer, fact)
+            await until(lambda: _equal(_halted(run), True))
+            made.poisoned = set()
+
+            resumed = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
+            assert isinstance(resumed, Accepted)
+            assert resumed.result == {"was_halted": True}
+            counted = await operators.ask(Redrive(request_id="o-2", service="billing", operator="lin"))
+            assert isinstance(counted, Accepted)
+            assert counted.result["redriven"] == 0
+            redriven = await operators.ask(Redrive(request_id="o-3", service="billing", operator="lin", dry_run=False))
+            assert isinstance(redriven, Accepted)
+            assert redriven.result["redriven"] == counted.result["left"]
+            await until(lambda: _equal(_count(made), 30))
+
+
+async def _halted(run: Running) -> bool:
+    return run.halt.declared
+
+
+async def _count(made: Toy) -> int:
+    return len(await made.said())
+
+
+async def _equal(getting: Any, expected: Any) -> bool:
+    got = await getting
+    assert got == expected
+    return True
+
+
+async def records_of(stack: Stack, topic: str) -> list[Any]:
+    """Everything on a topic now."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, n) for n in range(4)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(partitions)
+        got: list[Any] = []
+        while any([await consumer.position(p) < ends[p] for p in partitions]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                got += records
+        return got
+    finally:
+        await consumer.stop()
