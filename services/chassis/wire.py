@@ -173,11 +173,11 @@ class Reader:
                 raise ValueError(request_id)
         except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)
-        rule, _, path = error.rpartition(" - at `")
+        _, _, path = error.partition("required field `" if "required field" in error else " - at `$.")
         arrival = Arrival(type=subscription.type, message=body, subscription=subscription, refs=(), raw=raw)
         arrival.key = (raw.key or b"").decode("utf-8", "replace").replace("\x00", "")
         arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
-        arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`").removeprefix("$."), rule=rule or error)
+        arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`"), rule=error)
         return arrival
 
 
