@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from contracts.message import Code, Instant, RequestId, command, fact
 
-OPERATORS = "operators"
+OPERATORS = "operators"   # the topic of their orders
 
 
 class _Order(Struct, frozen=True, kw_only=True):
@@ -40,6 +40,14 @@ class AdvanceClock(_Order, frozen=True, kw_only=True):
 
 
 OPERATIONS = "{service}.operations"  # each service says these of itself, on its own topic
+
+
+@command(to="any", key="service")
+class Republish(_Order, frozen=True, kw_only=True):
+    """Send again what the service has said since an instant (system clock), under the same ids: a lost tail of a topic
+    is filled, everybody else knows the ids already. Accepted: {"batches"}."""
+
+    since: Instant
 
 
 @fact(by="any", topic=OPERATIONS, subject="parked_id", key="service")

@@ -41,7 +41,7 @@ PARTNERS: dict[str, Partner] = {
         Partner(code="counter", kind="channel", name_zh="医保经办窗口", may=_CASH),
         Partner(code="990100", kind="agency", name_zh="示例市医保局", may=("enrollment.review_decision.v1",), regions=("990100",)),
         Partner(code="operators", kind="operator", name_zh="运维",
-                may=("any.redrive.v1", "any.resume.v1", "any.advance_clock.v1")),
+                may=("any.redrive.v1", "any.resume.v1", "any.advance_clock.v1", "any.republish.v1")),
     )
 }
 

@@ -7,7 +7,7 @@ from typing_extensions import override
 import asyncpg
 
 from contracts.operations import OPERATORS as OPERATORS_TOPIC
-from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Resume, ServiceResumed
+from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Republish, Resume, ServiceResumed
 from contracts.reasons import Reason
 from services.chassis.arrival import Arrival, RequestKey
 from services.chassis.lane import Lane, Runs
@@ -41,6 +41,10 @@ class Operators(Lane):
             gone = await db.execute("delete from halt")
             await self.timers.engine.halt.read(db)
             return {"was_halted": gone != "DELETE 0"}
+        if isinstance(order, Republish):
+            again = await db.execute(
+                "insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1 on conflict do nothing", order.since)
+            return {"batches": int(again.rpartition(" ")[2])}
         if isinstance(order, AdvanceClock):
             if not self.sandbox:
                 return {"refused": Reason.NOT_PERMITTED}
@@ -82,6 +86,12 @@ def _subscriptions(service: str, results: dict[RequestKey, dict[str, Any]]) -> S
             if result["was_halted"]:
                 tx.publish(ServiceResumed(service=service, operator=order.operator, at=tx.now), sequence=2)
             tx.accept(order, **result)
+
+    @on(Republish, refs=lambda order: [])
+    async def republish(orders: Batch[Republish], tx: Transaction) -> None:
+        """Answer with how many batches go out again."""
+        for order in orders:
+            tx.accept(order, **results.pop(tx.request(order), {"batches": 0}))
 
     @on(AdvanceClock, refs=lambda order: [])
     async def advance_clock(orders: Batch[AdvanceClock], tx: Transaction) -> None:

@@ -10,14 +10,16 @@ from contracts.message import CONTRACTS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
 from contracts.topics import TOPICS
-from services.chassis import forbidden, trust
+from services.chassis import forbidden, metrics, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
 from services.chassis.refs import number_of
 from services.chassis.subscriptions import Subscription, Subscriptions
+from services.chassis.telemetry import log
 
 KEEP_MONTHS = 13
+REMEMBERED = 100_000
 _OLD_MS = KEEP_MONTHS * 31 * 86_400_000
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
@@ -35,6 +37,7 @@ class Reader:
         self.service, self.keys, self.parks_for = subscriptions.service, keys, parks_for
         self._mine = {s.type.encode(): s for s in subscriptions.by_type.values() if s.lane == lane and s.contract}
         self._all = subscriptions.by_type
+        self._sequences: dict[tuple[str, bytes], int] = {}     # the last number of each aggregate heard lately, oldest first
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
 
     def read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
@@ -119,7 +122,22 @@ class Reader:
         arrival.time = (head.get("ce_time") or b"").decode()
         if not subscription.compacted:
             arrival.event_id = event_id
+            self._watch_sequence(raw.topic, head)
         return arrival
+
+    def _watch_sequence(self, topic: str, head: dict[str, bytes | None]) -> None:
+        """A fact that skips one of its aggregate's raises an alarm; it is handled all the same, and so is the late one."""
+        subject, number = head.get("ce_subject"), head.get("ce_sequence")
+        if not subject or not number or not number.isdigit():
+            return
+        of = (topic, subject)
+        this, last = int(number), self._sequences.pop(of, 0)
+        if last and this > last + 1:
+            metrics.fact_gap(self.service, topic)
+            log.error("sequence_gap", topic=topic, subject=subject.decode("ascii", "replace"), after=last, got=this)
+        self._sequences[of] = max(this, last)
+        if len(self._sequences) > REMEMBERED:
+            del self._sequences[next(iter(self._sequences))]
 
     def _partners(
         self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None

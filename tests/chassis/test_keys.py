@@ -1,4 +1,5 @@
-"""Is what is sealed readable by its reader alone, at its place alone, and are key files for their owner only?"""
+"""Is what is sealed readable by its reader alone, at its place alone, and are key files for their owner only?
+"""
 
 import os
 from base64 import b64encode
@@ -54,7 +55,9 @@ def test_a_key_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
         load_keyring(file)
 
 
-@pytest.mark.parametrize("text", [b"", b"[]", b'{"principal": "x", "sael": []}', b'{"principal":"x","digest":"%"}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b'{"principal": "x", "sael": []}', b'{"principal":"x","digest":"%"}']
+)
 def test_a_key_file_that_is_wrong_ends_the_process_with_its_name(tmp_path: Path, text: bytes) -> None:
     file = tmp_path / "billing.json"
     file.write_bytes(text)
@@ -126,7 +129,9 @@ def test_a_blind_index_finds_equals_and_differs_by_purpose_and_service(folder: P
     assert enrollment.blind("identity", "x") != ring(folder, "payment").blind("identity", "x")
 
 
-@pytest.mark.parametrize(("algorithm", "secret"), [("none", "A" * 43 + "="), ("HMAC-SHA256", ""), ("HMAC-SHA256", "AAAA")])
+@pytest.mark.parametrize(
+    ("algorithm", "secret"), [("none", "A" * 43 + "="), ("HMAC-SHA256", ""), ("HMAC-SHA256", "AAAA")]
+)
 def test_a_weak_or_unknown_algorithm_never_becomes_a_key(algorithm: str, secret: str) -> None:
     key = SigningKey(key_id="k", partner="bank", algorithm=algorithm, secret=secret)
 

@@ -285,8 +285,8 @@ def test_a_right_that_contracts_do_not_give_is_shown_and_taken_back(stack: Stack
     for future in broker.admin.create_acls([spy, stranger]).values():
         future.result()
     expected = [
-        "- acl        mallory allow read topic enrollment.people from 10.0.0.1   (extra: contracts do not grant"
-        " it)",
+        "- acl        mallory allow read topic enrollment.people from 10.0.0.1"
+        "   (extra: contracts do not grant it)",
         "- acl        wechat allow read topic enrollment.people   (extra: contracts do not grant it)",
     ]
     _until_equal(lambda: list(broker.plan().lines()), list(expected))

@@ -15,7 +15,7 @@ from msgspec.json import decode
 
 from contracts.answers import Accepted
 from contracts.billing import BILLS, QueryBill
-from contracts.operations import AdvanceClock, Redrive, Resume
+from contracts.operations import AdvanceClock, Redrive, Republish, Resume
 from sandbox.keys import make_keys
 from sandbox.partner import Partner
 from sandbox.stack import Stack
@@ -205,6 +205,20 @@ async def test_an_operator_redrives_and_resumes_by_signed_orders(database: Datab
             assert isinstance(redriven, Accepted)
             assert redriven.result["redriven"] == counted.result["left"]
             await until(lambda: _equal(_count(made), 30))
+
+
+async def test_a_lost_tail_of_a_topic_is_said_again_under_the_same_ids(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
+        begin = now()
+        async with running(broker, tmp_path, made.on):
+            await made.run(*(made.arrived(approved()) for _ in range(3)))
+            await until(lambda: _equal(made.rows("select count(*) from unsent"), [(0,)]))
+            answer = await operators.ask(Republish(request_id="o-1", service="billing", operator="lin", since=begin))
+            assert isinstance(answer, Accepted)
+            await until(lambda: _equal(made.rows("select count(*) from unsent"), [(0,)]))
+        ids = [dict(record.headers)["ce_id"] for record in await records_of(broker, BILLS)]
+        assert len(ids) == 6
+        assert len(set(ids)) == 3
 
 
 async def _halted(run: Running) -> bool:

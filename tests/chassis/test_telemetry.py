@@ -41,7 +41,10 @@ def test_a_fact_and_what_came_of_it_stand_in_one_trace_with_ids_by_rule(traced: 
         batch.said(JOURNEY, "billing.bill_issued.v1", BILLED)
 
     spans = by_name(traced)
-    process, publish = spans["process enrollment.enrollment_approved.v1"], spans["publish billing.bill_issued.v1"]
+    process, publish = (
+        spans["process enrollment.enrollment_approved.v1"],
+        spans["publish billing.bill_issued.v1"],
+    )
     assert process.context.trace_id == publish.context.trace_id == int(JOURNEY, 16)
     assert process.parent is not None and process.parent.span_id == last_16(APPROVED)
     assert publish.parent is not None and publish.parent.span_id == process.context.span_id
@@ -81,7 +84,9 @@ def test_an_unsampled_journey_leaves_no_span(traced: InMemorySpanExporter) -> No
     assert traced.get_finished_spans() == ()
 
 
-def test_a_failure_keeps_its_span_and_its_batchs_though_it_is_not_sampled(traced: InMemorySpanExporter) -> None:
+def test_a_failure_keeps_its_span_and_its_batchs_though_it_is_not_sampled(
+    traced: InMemorySpanExporter,
+) -> None:
     telemetry.configure("billing", Telemetry(sample=0.0), exporter=traced)
 
     with batch_span("billing", "bulk", 2) as batch:
@@ -94,7 +99,11 @@ def test_a_failure_keeps_its_span_and_its_batchs_though_it_is_not_sampled(traced
 
 
 def test_an_exception_through_a_batch_or_a_call_is_told_and_goes_on(traced: InMemorySpanExporter) -> None:
-    with pytest.raises(ZeroDivisionError), batch_span("payment", "money", 1), message_span(JOURNEY, "call PlaceOrder"):
+    with (
+        pytest.raises(ZeroDivisionError),
+        batch_span("payment", "money", 1),
+        message_span(JOURNEY, "call PlaceOrder"),
+    ):
         raise ZeroDivisionError
 
     assert {span.name: span.status.description for span in traced.get_finished_spans()} == {
@@ -128,9 +137,17 @@ def test_none_means_none_and_all_means_all(sample: float, sampled: bool, journey
 def test_a_log_line_is_json_without_personal_data(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     telemetry.configure("billing", Telemetry())
 
-    telemetry.log.info("told", phone="13812345678", name="李娜", amount_fen=40000, journey=JOURNEY, bill="2025/1",
-                       note="身份证990100199003078512，电话 13812345678\n{\"event\":\"forged\"}",
-                       deep={"rows": [{"id_number": "x", "text": "11010519491231002X"}]}, number=13812345678)
+    telemetry.log.info(
+        "told",
+        phone="13812345678",
+        name="李娜",
+        amount_fen=40000,
+        journey=JOURNEY,
+        bill="2025/1",
+        note='身份证990100199003078512，电话 13812345678\n{"event":"forged"}',
+        deep={"rows": [{"id_number": "x", "text": "11010519491231002X"}]},
+        number=13812345678,
+    )
 
     lines = capsysbinary.readouterr().out.splitlines()
     assert len(lines) == 1
@@ -141,7 +158,9 @@ def test_a_log_line_is_json_without_personal_data(capsysbinary: pytest.CaptureFi
         assert secret.encode() not in lines[0]
 
 
-def test_an_object_an_exception_and_broken_text_can_be_logged(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+def test_an_object_an_exception_and_broken_text_can_be_logged(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
     telemetry.configure("billing", Telemetry())
     try:
         raise ValueError("电话 13812345678")

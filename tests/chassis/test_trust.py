@@ -37,18 +37,30 @@ def signed(folder: Path, code: str = "bank", *, topic: str = "", money: bool = T
     at = topic or PARTNERS[code].topic
     head = {"ce_id": b"0190f3a0-0000-7000-8000-00000000000e", "ce_type": b"payment.report_payment.v1",
             "ce_time": b"2026-10-12T09:30:00+08:00", "ce_source": trust.source_of(at).encode()}
-    sig = trust.sign(load_keyring(folder / f"{code}.json"), topic=at, key=KEY, headers=head, value=BODY, money=money, now_ms=NOW)
+    sig = trust.sign(
+        load_keyring(folder / f"{code}.json"),
+        topic=at,
+        key=KEY,
+        headers=head,
+        value=BODY,
+        money=money,
+        now_ms=NOW,
+    )
     return {**head, **dict(sig)}
 
 
 def check(ring: Keyring, head: Head, *, topic: str = "channels.bank", key: bytes = KEY, value: bytes = BODY,
           broker_ms: int = NOW, money: bool = True) -> Reason | None:
-    return trust.verify(ring, topic=topic, key=key, headers=head, value=value, broker_ms=broker_ms, money=money)
+    return trust.verify(
+        ring, topic=topic, key=key, headers=head, value=value, broker_ms=broker_ms, money=money
+    )
 
 
 @pytest.mark.parametrize("code", list(PARTNERS))
 @pytest.mark.parametrize("money", [True, False])
-def test_what_a_partner_signs_for_its_topic_is_believed_by_who_reads_it(folder: Path, code: str, money: bool) -> None:
+def test_what_a_partner_signs_for_its_topic_is_believed_by_who_reads_it(
+    folder: Path, code: str, money: bool
+) -> None:
     reader = load_keyring(folder / "enrollment.json")
 
     assert check(reader, signed(folder, code, money=money), topic=PARTNERS[code].topic, money=money) is None
@@ -98,7 +110,9 @@ def test_a_forgery_is_refused(folder: Path, payment: Keyring, name: str) -> None
     ("billing.bills", KEY, BODY),                       # no partner's topic
     ("\ud800", KEY, BODY),
 ])
-def test_a_signature_covers_topic_key_and_every_byte(folder: Path, payment: Keyring, topic: str, key: bytes, value: bytes) -> None:
+def test_a_signature_covers_topic_key_and_every_byte(
+    folder: Path, payment: Keyring, topic: str, key: bytes, value: bytes
+) -> None:
     assert check(payment, signed(folder), topic=topic, key=key, value=value) is Reason.SIGNATURE_INVALID
 
 
@@ -114,8 +128,15 @@ def test_a_signature_is_fresh_for_five_minutes_around_its_arrival(
 def test_a_field_that_holds_a_line_break_is_refused_even_when_signed(folder: Path, payment: Keyring) -> None:
     head = {name: value for name, value in signed(folder).items() if value and name.startswith("ce_")}
     head["ce_id"] = b"one\ntwo"
-    sig = trust.sign(load_keyring(folder / "bank.json"), topic="channels.bank", key=KEY, headers=head, value=BODY,
-                     money=True, now_ms=NOW)
+    sig = trust.sign(
+        load_keyring(folder / "bank.json"),
+        topic="channels.bank",
+        key=KEY,
+        headers=head,
+        value=BODY,
+        money=True,
+        now_ms=NOW,
+    )
 
     assert check(payment, {**head, **dict(sig)}) is Reason.SIGNATURE_INVALID
 
@@ -127,8 +148,16 @@ def test_a_service_believes_only_partners_whose_topics_it_reads(folder: Path) ->
     assert check(notify, signed(folder, "operators"), topic="operators") is None
 
 
-@given(head=st.dictionaries(st.sampled_from(["sig_key", "sig_at", "sig", "ce_id", "ce_type", "ce_time", "ce_source"]),
-                            st.none() | st.binary(max_size=40) | st.sampled_from([b"bank.rsa.1", b"/channels/bank", b"1"])),
-       key=st.binary(max_size=40), value=st.binary(max_size=80), at=st.integers(0, 2**62))
-def test_garbage_is_refused_and_never_raises(payment: Keyring, head: Head, key: bytes, value: bytes, at: int) -> None:
+@given(
+    head=st.dictionaries(
+        st.sampled_from(["sig_key", "sig_at", "sig", "ce_id", "ce_type", "ce_time", "ce_source"]),
+        st.none() | st.binary(max_size=40) | st.sampled_from([b"bank.rsa.1", b"/channels/bank", b"1"]),
+    ),
+    key=st.binary(max_size=40),
+    value=st.binary(max_size=80),
+    at=st.integers(0, 2**62),
+)
+def test_garbage_is_refused_and_never_raises(
+    payment: Keyring, head: Head, key: bytes, value: bytes, at: int
+) -> None:
     assert check(payment, head, key=key, value=value, broker_ms=at) is Reason.SIGNATURE_INVALID
