@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from contracts.partners import CHANNELS, PARTNERS
-from contracts.topics import PRINCIPALS, SERVICES, TOPICS
+from contracts.topics import OPERATED, PRINCIPALS, TOPICS
 from sandbox.simulators.accounts import make_sms, make_wechat
 from services.chassis.keys import HMAC, RSA, KeyFile, SealKey, SigningKey, VerifyingKey
 
@@ -27,8 +27,9 @@ BLIND = {"enrollment": ("identity", "phone"), "payment": ("identity",), "notify"
 def make_keys(folder: Path) -> None:
     """Write all key files (mode 0600) into the folder, all or nothing. An existing folder is left as it is.
 
-    <principal>.json for the keyrings; wechatpay.json (payment) and sms.json (notify) for the gateways, and the other
-    side of each, *-platform.json, for the simulators. Values at rest are sealed with these keys, so they live as long as the sandbox's database.
+    <principal>.json for the keyrings; wechatpay.json (payment) and sms.json (notify) for the gateways, and
+    the other side of each, *-platform.json, for the simulators. Values at rest are sealed with these keys,
+    so they live as long as the sandbox's database.
     """
     if folder.exists():
         return
@@ -42,7 +43,10 @@ def make_keys(folder: Path) -> None:
 
 
 def _principals() -> dict[str, KeyFile]:
-    seals = [SealKey(key_id=f"{sealer}>{reader}.1", sealer=sealer, reader=reader, secret=_secret()) for sealer, reader in PAIRS]
+    seals = [
+        SealKey(key_id=f"{sealer}>{reader}.1", sealer=sealer, reader=reader, secret=_secret())
+        for sealer, reader in PAIRS
+    ]
     signing, verifying = {}, {}
     for code in PARTNERS:
         private, public = _rsa_pair()
@@ -60,7 +64,7 @@ def _principals() -> dict[str, KeyFile]:
             principal=who,
             seals=[key for key in seals if who in (key.sealer, key.reader)],
             blind={purpose: _secret() for purpose in BLIND.get(who, ())},
-            digest=_secret() if who in SERVICES else "",
+            digest=_secret() if who in OPERATED else "",
             signing=signing.get(who, []),
             verifying=[key for code, keys in verifying.items() if _listens(who, code) for key in keys],
         )
@@ -70,7 +74,7 @@ def _principals() -> dict[str, KeyFile]:
 
 def _listens(who: str, partner: str) -> bool:
     """Only a service that reads a partner's topic needs to recognise that partner."""
-    return who in SERVICES and who in TOPICS[PARTNERS[partner].topic].readers
+    return who in OPERATED and who in TOPICS[PARTNERS[partner].topic].readers
 
 
 def _rsa_pair() -> tuple[str, str]:

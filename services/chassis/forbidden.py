@@ -1,4 +1,6 @@
-"""Does a partner's body carry what must not travel: a password or code (C3), or a personal number in the clear (C2)?"""
+"""Does a partner's body carry what must not travel: a password or code (C3), or a personal number in the
+clear (C2)?
+"""
 
 import re
 import unicodedata
@@ -7,11 +9,37 @@ from typing import Any
 
 import msgspec
 
-# How a C3 field's name ends, whatever stands before it (pay_password, bankCardNo); _ stands for any separator or none.
+# How a C3 field's name ends, whatever stands before it (pay_password, bankCardNo); _ stands for any
+# separator or none.
 _SECRET_ENDINGS = (
-    "password", "passwd", "passphrase", "passcode", "pwd", "pin", "pin_block", "pin_code", "cvv", "cvv2", "cvc", "cvc2",
-    "cvn", "cvn2", "otp", "card_no", "card_num", "card_number", "sms_code", "verify_code", "verification_code",
-    "auth_code", "captcha", "captcha_code", "dynamic_code", "security_code", "private_key", "secret",
+    "password",
+    "passwd",
+    "passphrase",
+    "passcode",
+    "pwd",
+    "pin",
+    "pin_block",
+    "pin_code",
+    "cvv",
+    "cvv2",
+    "cvc",
+    "cvc2",
+    "cvn",
+    "cvn2",
+    "otp",
+    "card_no",
+    "card_num",
+    "card_number",
+    "sms_code",
+    "verify_code",
+    "verification_code",
+    "auth_code",
+    "captcha",
+    "captcha_code",
+    "dynamic_code",
+    "security_code",
+    "private_key",
+    "secret",
 )
 _SECRET_NAMES = ("code", "pan", "track1", "track2")     # only as the whole name: region_code is fine
 # The partner's own numbers may look like a card or a phone; one in ten passes the card's check digit.
@@ -23,12 +51,15 @@ _DIGITS = b"0123456789"
 _FOLD = bytes.maketrans(_DIGITS + bytes(range(65, 91)), b"0" * 10 + bytes(range(97, 123)))
 _BLANKS = b" \t\r\n"
 _SHORTEST_NUMBER = b"0" * 11
-# Of so many digits, standing alone: a phone (also with 86), a card, an ID number. It begins with a literal: that is fast.
+# Of so many digits, standing alone: a phone (also with 86), a card, an ID number. It begins with a literal:
+# that is fast.
 _SUSPECT_NUMBER = re.compile(_SHORTEST_NUMBER + b"(?<![0a-z]0{11})(?:0{2}|0{5,8}|0{6}x)?(?![0a-z])")
 
 
 def _backwards(words: Iterable[str]) -> str:
-    """One of the words, folded and read from its end; grouped by the last letter, so that most keys fail at once."""
+    """One of the words, folded and read from its end; grouped by the last letter, so that most keys fail at
+    once.
+    """
     groups: dict[str, list[str]] = {}
     for word in words:
         turned = word[::-1].translate({ord(digit): "0" for digit in "0123456789"})
@@ -36,9 +67,14 @@ def _backwards(words: Iterable[str]) -> str:
     return "|".join(f"{last}(?:{'|'.join(rest)})" for last, rest in groups.items())
 
 
-# Read backwards, every key begins with `:"`, which the search finds at memory speed; the end of its name comes next.
-_SUSPECT_KEY = re.compile(f""":"(?:{_backwards([*_SECRET_ENDINGS, *(f'"{name}' for name in _SECRET_NAMES)])})""".encode())
-_ID_NUMBER = re.compile(r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![0-9A-Za-z])")
+# Read backwards, every key begins with `:"`, which the search finds at memory speed; the end of its name
+# comes next.
+_SUSPECT_KEY = re.compile(
+    f""":"(?:{_backwards([*_SECRET_ENDINGS, *(f'"{name}' for name in _SECRET_NAMES)])})""".encode()
+)
+_ID_NUMBER = re.compile(
+    r"(?<![0-9A-Za-z])[1-9]\d{5}(?:18|19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])\d{3}[\dXx](?![0-9A-Za-z])"
+)
 _CARD = re.compile(r"(?<![0-9A-Za-z])[3-6]\d{15,18}(?![0-9A-Za-z])")
 _PHONE = re.compile(r"(?<![0-9A-Za-z])(?:\+?86)?1[3-9]\d{9}(?![0-9A-Za-z])")
 _MANY_DIGITS = re.compile(r"\d(?:\s*\d){10}")
@@ -47,10 +83,11 @@ _decode = msgspec.json.Decoder().decode
 
 
 def find(value: bytes) -> str | None:
-    """The path of the first forbidden field, as payer.card_no, or None. "?" stands for what cannot be named safely.
+    """The path of the first forbidden field, as payer.card_no, or None. "?" stands for what cannot be named
+    safely.
 
-    A clean body is passed by a search over its bytes (2 µs for 500); only what looks suspicious is read exactly.
-    A body that is no JSON and looks suspicious counts as forbidden, so that its bytes are not kept.
+    A clean body is passed by a search over its bytes (2 µs for 500); only what looks suspicious is read
+    exactly. A body that is no JSON and looks suspicious counts as forbidden, so that its bytes are not kept.
     """
     folded = value.translate(_FOLD, _BLANKS)
     if (
@@ -98,7 +135,8 @@ def _is_secret(key: str) -> bool:
 
 
 def _holds_number(text: str, name: str) -> bool:
-    """A resident's ID number, a bank card or a mobile number in a text, also with blanks between its digits."""
+    """A resident's ID number, a bank card or a mobile number in a text, also with blanks between its digits.
+    """
     if not _MANY_DIGITS.search(text):
         return False
     text = unicodedata.normalize("NFKC", text)
@@ -107,7 +145,9 @@ def _holds_number(text: str, name: str) -> bool:
         for match in _ID_NUMBER.finditer(candidate):
             if _id_check(match[0]) and not (reference and match[0][6:10] >= _SYSTEM_BEGAN):
                 return True
-        if not reference and (_PHONE.search(candidate) or any(_luhn(match[0]) for match in _CARD.finditer(candidate))):
+        if not reference and (
+            _PHONE.search(candidate) or any(_luhn(match[0]) for match in _CARD.finditer(candidate))
+        ):
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""Is this process alive, and may it be sent requests? Two verdicts over a few vitals, and the pages that show them."""
+"""Is this process alive, and may it be sent requests? Two verdicts over a few vitals, and their pages."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -18,8 +18,8 @@ SILENT_SECONDS = 60.0       # records wait, everything is up, and nothing was co
 class Vitals(Struct, frozen=True, kw_only=True):
     """What is known about the process now. now, beat_at, commit_at: time.monotonic() seconds.
 
-    commit_at: the last commit, or the start. lag_records: of all lanes. stopped: tasks that should run and do not.
-    halted: stopped on purpose until an operator resumes; a restart would change nothing.
+    commit_at: the last commit, or the start. lag_records: of all lanes. stopped: tasks that should run and
+    do not. halted: stopped on purpose until an operator resumes; a restart would change nothing.
     """
 
     now: float
@@ -46,12 +46,13 @@ def live(vitals: Vitals) -> Verdict:
         why.append(f"the loop has not beaten for {vitals.now - vitals.beat_at:.0f} s")
     up = vitals.broker_up and vitals.database_up and not vitals.halted
     if up and vitals.lag_records > 0 and vitals.now - vitals.commit_at > SILENT_SECONDS:
-        why.append(f"{vitals.lag_records} records wait and nothing was committed for {vitals.now - vitals.commit_at:.0f} s")
+        silent = f"nothing was committed for {vitals.now - vitals.commit_at:.0f} s"
+        why.append(f"{vitals.lag_records} records wait and {silent}")
     return Verdict(not why, tuple(why))
 
 
 def ready(vitals: Vitals) -> Verdict:
-    """No means: send no requests. Kafka does not count: a provider's callback is taken while Kafka is down."""
+    """No means: send no requests. Kafka does not count: callbacks are taken while it is down."""
     return Verdict(True, ()) if vitals.database_up else Verdict(False, ("the database does not answer",))
 
 
@@ -71,4 +72,8 @@ def routes(vitals: Callable[[], Vitals]) -> list[Route]:
         body, content_type = metrics.exposition()
         return Response(body, media_type=content_type)
 
-    return [Route("/health/live", page(live)), Route("/health/ready", page(ready)), Route("/metrics", scraped)]
+    return [
+        Route("/health/live", page(live)),
+        Route("/health/ready", page(ready)),
+        Route("/metrics", scraped),
+    ]

@@ -1,4 +1,4 @@
-"""Which secrets does a process hold, and what may it do with them? Seal, open, index blindly, digest; sign and verify."""
+"""Which secrets does a process hold, and what are they for? Seal, open, index, digest, sign, verify."""
 
 import hmac
 import os
@@ -55,7 +55,7 @@ class VerifyingKey(Struct, frozen=True, kw_only=True):
 
 
 class KeyFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What stands in <principal>.json. The newest key of a kind stands last and is the one that seals and signs."""
+    """What stands in <principal>.json. The newest key of a kind stands last; it is what seals and signs."""
 
     principal: str
     seals: list[SealKey] = []
@@ -66,7 +66,7 @@ class KeyFile(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class SealBroken(Exception):
-    """A seal does not open here. The text names the part that is wrong: key_id, reader or box; never what is inside."""
+    """A seal does not open here. The text names the part that is wrong: key_id, reader or box."""
 
 
 class Verifier:
@@ -81,7 +81,7 @@ class Verifier:
 
 
 class Keyring:
-    """The keys of one principal, ready for use. It holds no file handle and may be shared by tasks and threads."""
+    """The keys of one principal, ready for use by any task or thread."""
 
     def __init__(self, file: KeyFile) -> None:
         me = self.principal = file.principal
@@ -95,7 +95,7 @@ class Keyring:
         self.signers = {key.algorithm: (key.key_id, _signer(key)) for key in file.signing}
 
     def seal(self, value: Struct, *, reader: str, place: str) -> Sealed[Inside]:
-        """Close a C2 value for one reader, bound to its class and to its place (an id that the reader knows too).
+        """Close a C2 value for one reader, bound to its class and to its place (an id the reader knows).
 
         KeyError: no key for this reader. Nonces are random: change a key before it has sealed 2**32 values.
         """
@@ -127,7 +127,7 @@ class Keyring:
         return hmac.digest(self._blind[purpose], text.encode(), "sha256")
 
     def request_digest(self, canonical: bytes) -> bytes:
-        """The digest (32 bytes) under which a command's body is remembered; keyed, because it covers opened seals.
+        """The digest (32 bytes) of a command's body. It covers opened seals, therefore it is keyed.
 
         KeyError: this principal takes no commands and has no such key.
         """

@@ -1,10 +1,19 @@
-"""What does a service measure? One typed list: each name's kind, labels, meaning, and what to do when it moves."""
+"""What does a service measure? One typed list: each name's kind, labels, meaning, and what to do when it
+moves.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
 
 from contracts.reasons import Reason
 
@@ -30,7 +39,9 @@ SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 
 
 class Form(Struct, frozen=True):
-    """kind: counter (its name ends in _total when scraped), gauge or histogram. todo: for whoever is paged at night."""
+    """kind: counter (its name ends in _total when scraped), gauge or histogram. todo: for whoever is paged
+    at night.
+    """
 
     kind: str
     labels: tuple[str, ...]
@@ -41,50 +52,96 @@ class Form(Struct, frozen=True):
 
 FORMS: dict[Metric, Form] = {
     "canbao_batch_seconds": Form(
-        "histogram", ("service", "lane"), "From poll to commit of one batch.",
-        "p99 > 1 s: look at slow statements, then at the batch size."),
+        "histogram",
+        ("service", "lane"),
+        "From poll to commit of one batch.",
+        "p99 > 1 s: look at slow statements, then at the batch size.",
+    ),
     "canbao_batch_messages": Form(
-        "histogram", ("service", "lane"), "Messages handled in one batch.",
-        "Always 1 under load: something makes batches small (fetch settings, a hot ref).", SIZES),
+        "histogram",
+        ("service", "lane"),
+        "Messages handled in one batch.",
+        "Always 1 under load: something makes batches small (fetch settings, a hot ref).",
+        SIZES,
+    ),
     "canbao_lag_records": Form(
-        "gauge", ("service", "lane"), "Records in the assigned partitions that no commit covers yet.",
-        "Grows for 5 minutes: is the service halted, the database slow, or are members missing?"),
+        "gauge",
+        ("service", "lane"),
+        "Records in the assigned partitions that no commit covers yet.",
+        "Grows for 5 minutes: is the service halted, the database slow, or are members missing?",
+    ),
     "canbao_lag_seconds": Form(
-        "gauge", ("service", "lane"), "Age of the newest record done, while there is lag.",
-        "money > 60 s: people wait for their payment; scale out or look for a lock."),
+        "gauge",
+        ("service", "lane"),
+        "Age of the newest record done, while there is lag.",
+        "money > 60 s: people wait for their payment; scale out or look for a lock.",
+    ),
     "canbao_commit_failed": Form(
-        "counter", ("service", "lane"), "Offset commits that the broker did not take; the next one carries them.",
-        "More than a few an hour: rebalances or an overloaded broker."),
+        "counter",
+        ("service", "lane"),
+        "Offset commits that the broker did not take; the next one carries them.",
+        "More than a few an hour: rebalances or an overloaded broker.",
+    ),
     "canbao_fact_gap": Form(
-        "counter", ("service", "topic"), "Records skipped by a consumer group and fetched again.",
-        "Any: somebody reset offsets or retention was too short; check that the refill was complete."),
+        "counter",
+        ("service", "topic"),
+        "Records skipped by a consumer group and fetched again.",
+        "Any: somebody reset offsets or retention was too short; check that the refill was complete.",
+    ),
     "canbao_parked": Form(
-        "counter", ("service", "reason"), "Messages set aside for a person to look at.",
-        "Grows: read one, fix the cause, redrive. TYPE_UNKNOWN and SIGNATURE_INVALID: talk to the partner."),
+        "counter",
+        ("service", "reason"),
+        "Messages set aside for a person to look at.",
+        "Grows: read one, fix the cause, redrive. TYPE_UNKNOWN and SIGNATURE_INVALID: talk to the partner.",
+    ),
     "canbao_refused": Form(
-        "counter", ("service", "reason"), "Commands answered with a refusal.",
-        "One reason leaps: a partner released something, or a policy is wrong."),
+        "counter",
+        ("service", "reason"),
+        "Commands answered with a refusal.",
+        "One reason leaps: a partner released something, or a policy is wrong.",
+    ),
     "canbao_halted": Form(
-        "gauge", ("service",), "1 while the service has stopped itself because its handlers fail.",
-        "1: the code is wrong, not the data. Roll back or fix, then resume as an operator."),
+        "gauge",
+        ("service",),
+        "1 while the service has stopped itself because its handlers fail.",
+        "1: the code is wrong, not the data. Roll back or fix, then resume as an operator.",
+    ),
     "canbao_outbox_oldest_seconds": Form(
-        "gauge", ("service",), "Age of the oldest batch that is committed and not yet sent.",
-        "> 10 s: no broker, or no relay leader; nothing is lost."),
+        "gauge",
+        ("service",),
+        "Age of the oldest batch that is committed and not yet sent.",
+        "> 10 s: no broker, or no relay leader; nothing is lost.",
+    ),
     "canbao_outbox_unsent": Form(
-        "gauge", ("service",), "Committed batches that are not sent yet.",
-        "Grows while the broker is up: the relay is too slow or has no leader."),
+        "gauge",
+        ("service",),
+        "Committed batches that are not sent yet.",
+        "Grows while the broker is up: the relay is too slow or has no leader.",
+    ),
     "canbao_relay_sent": Form(
-        "counter", ("service",), "Messages put on Kafka.",
-        "Flat while batches commit: see canbao_outbox_oldest_seconds."),
+        "counter",
+        ("service",),
+        "Messages put on Kafka.",
+        "Flat while batches commit: see canbao_outbox_oldest_seconds.",
+    ),
     "canbao_calls_failed": Form(
-        "counter", ("service", "call"), "Provider calls that surely did nothing; they are made again.",
-        "Grows: the provider refuses or is down; look at its status page."),
+        "counter",
+        ("service", "call"),
+        "Provider calls that surely did nothing; they are made again.",
+        "Grows: the provider refuses or is down; look at its status page.",
+    ),
     "canbao_calls_unknown": Form(
-        "counter", ("service", "call"), "Provider calls whose outcome we could not tell; the provider is asked.",
-        "Grows: time-outs towards the provider; check that the questions get answers."),
+        "counter",
+        ("service", "call"),
+        "Provider calls whose outcome we could not tell; the provider is asked.",
+        "Grows: time-outs towards the provider; check that the questions get answers.",
+    ),
     "canbao_timers_late_seconds": Form(
-        "gauge", ("service",), "How long after its business instant the last timer ran.",
-        "> 60 s: the service is behind or halted; cover may begin late."),
+        "gauge",
+        ("service",),
+        "How long after its business instant the last timer ran.",
+        "> 60 s: the service is behind or halted; cover may begin late.",
+    ),
 }
 
 REGISTRY = CollectorRegistry()
@@ -98,10 +155,12 @@ _children: dict[tuple[str, ...], Any] = {}
 
 
 def _child(*names: str) -> Any:
-    """The series of a metric for its label values, in the order of its form; looking it up anew would cost 3 µs."""
+    """The series of a metric for its label values, in the order of its form; looking it up anew would cost 3
+    µs.
+    """
     child = _children.get(names)
     if child is None:
-        child = _children[names] = _metrics[names[0]].labels(*names[1:])  # type: ignore[index]  # all callers stand below
+        child = _children[names] = _metrics[names[0]].labels(*names[1:])  # type: ignore[index]
     return child
 
 

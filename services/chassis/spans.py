@@ -10,7 +10,16 @@ from opentelemetry.sdk.trace import Span, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SimpleSpanProcessor, SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator, RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 from typing_extensions import override
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
 class _Ids(IdGenerator):
-    """Random ids, unless the next span's context is set. Spans start on the event loop only, so "next" is certain."""
+    """Random ids, unless the next span's are set. Spans start on the event loop only: "next" is certain."""
 
     def __init__(self) -> None:
         self.next: SpanContext | None = None
@@ -56,42 +65,84 @@ class Spans:
         self._tracer = self._provider.get_tracer("canbao")
 
     def tell_batch(self, batch: "BatchSpan") -> None:
-        """A span for the batch and, in its own journey, one for each message and each fact that came of them."""
+        """A span for the batch and, each in its own journey, one for each message and each fact said."""
         ended = time.time_ns()
         places = [self._place(journey) for journey, *_ in batch.messages]
         whole = self._start(
-            f"batch {batch.lane}", SpanKind.CONSUMER, batch.started_ns,
-            {"messaging.system": "kafka", "messaging.operation.type": "process", "messaging.batch.message_count": batch.count,
-             "messaging.consumer.group.name": f"{batch.service}-{batch.lane}"},
+            f"batch {batch.lane}",
+            SpanKind.CONSUMER,
+            batch.started_ns,
+            {
+                "messaging.system": "kafka",
+                "messaging.operation.type": "process",
+                "messaging.batch.message_count": batch.count,
+                "messaging.consumer.group.name": f"{batch.service}-{batch.lane}",
+            },
             links=[Link(place) for place in places[:MOST_LINKS]],
         )
         of_journey: dict[str, SpanContext] = {}
         for (journey, type, ce_id, error), place in zip(batch.messages, places, strict=True):
-            span = self._start(f"process {type}", SpanKind.CONSUMER, batch.started_ns, {"messaging.message.type": type},
-                               parent=_place_of_fact(journey, ce_id), place=place, links=[Link(whole.get_span_context())])
+            span = self._start(
+                f"process {type}",
+                SpanKind.CONSUMER,
+                batch.started_ns,
+                {"messaging.message.type": type},
+                parent=_place_of_fact(journey, ce_id),
+                place=place,
+                links=[Link(whole.get_span_context())],
+            )
             _end(span, error, ended)
             of_journey.setdefault(journey, place)
         for journey, type, ce_id in batch.said_facts:
             said = _place_of_fact(journey, ce_id)
             if said is not None:
-                _end(self._start(f"publish {type}", SpanKind.PRODUCER, ended, {"messaging.message.type": type},
-                                 parent=of_journey.get(journey), place=said), "", ended)
+                _end(
+                    self._start(
+                        f"publish {type}",
+                        SpanKind.PRODUCER,
+                        ended,
+                        {"messaging.message.type": type},
+                        parent=of_journey.get(journey),
+                        place=said,
+                    ),
+                    "",
+                    ended,
+                )
         _end(whole, batch.error, ended)
 
     def tell_work(self, journey: str, name: str, started_ns: int, error: str) -> None:
         """A span for work that is no message, ending now."""
-        _end(self._start(name, SpanKind.CLIENT, started_ns, {}, place=self._place(journey)), error, time.time_ns())
+        _end(
+            self._start(name, SpanKind.CLIENT, started_ns, {}, place=self._place(journey)),
+            error,
+            time.time_ns(),
+        )
 
     def shutdown(self) -> None:
         """Send what is held, for at most the exporter's time-out."""
         self._provider.shutdown()
 
-    def _start(self, name: str, kind: SpanKind, started_ns: int, attributes: Mapping[str, str | int], *,
-               parent: SpanContext | None = None, place: SpanContext | None = None, links: Sequence[Link] = ()) -> Span:
+    def _start(
+        self,
+        name: str,
+        kind: SpanKind,
+        started_ns: int,
+        attributes: Mapping[str, str | int],
+        *,
+        parent: SpanContext | None = None,
+        place: SpanContext | None = None,
+        links: Sequence[Link] = (),
+    ) -> Span:
         self._ids.next = place
         try:
             span = self._tracer.start_span(
-                name, set_span_in_context(NonRecordingSpan(parent)) if parent else None, kind, attributes, links, started_ns)
+                name,
+                set_span_in_context(NonRecordingSpan(parent)) if parent else None,
+                kind,
+                attributes,
+                links,
+                started_ns,
+            )
         finally:
             self._ids.next = None
         if not isinstance(span, Span):
@@ -111,10 +162,16 @@ def _end(span: Span, error: str, ended_ns: int) -> None:
 
 
 def _place_of_fact(journey: str, ce_id: str) -> SpanContext | None:
-    """Where a fact of ours stands in its journey, by rule: the last 16 digits of its id. None: it is no fact of ours."""
+    """Where a fact of ours stands in its journey, by rule: the last 16 digits of its id. None: it is no fact
+    of ours.
+    """
     digits = ce_id[19:23] + ce_id[24:]
     try:
-        return SpanContext(int(journey, 16), int(digits, 16), is_remote=True, trace_flags=_SAMPLED) if _is_journey(journey) else None
+        return (
+            SpanContext(int(journey, 16), int(digits, 16), is_remote=True, trace_flags=_SAMPLED)
+            if _is_journey(journey)
+            else None
+        )
     except ValueError:
         return None
 

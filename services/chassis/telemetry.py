@@ -1,7 +1,8 @@
 """What may others see of a process at work? JSON log lines and sampled traces, both without personal data.
 
-The trace id is the journey, so one insurance year of one person is one trace. Whether it is sampled follows from the id
-alone, and so does the span id of each fact, from its ce_id: every process can rebuild the traceparent by rule.
+The trace id is the journey, so one insurance year of one person is one trace. Whether it is sampled follows
+from the id alone, and so does the span id of each fact, from its ce_id: every process can rebuild the
+traceparent by rule.
 """
 
 import logging
@@ -17,16 +18,34 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
+from typing_extensions import override
 
 from services.chassis.settings import Telemetry
 
 if TYPE_CHECKING:
     from services.chassis.spans import Exporter, Spans
 
-_PERSONAL = frozenset({
-    "name", "id_number", "phone", "email", "address", "registration", "identity", "contact", "to", "box", "secret",
-    "password", "pin", "code_value", "token", "authorization", "private_pem",
-})
+_PERSONAL = frozenset(
+    {
+        "name",
+        "id_number",
+        "phone",
+        "email",
+        "address",
+        "registration",
+        "identity",
+        "contact",
+        "to",
+        "box",
+        "secret",
+        "password",
+        "pin",
+        "code_value",
+        "token",
+        "authorization",
+        "private_pem",
+    }
+)
 _NUMBERS = re.compile(r"(?<![0-9A-Za-z])(?:\d{17}[\dXx]|(?:86)?1[3-9]\d{9})(?![0-9A-Za-z])")
 _MASK = "***"
 
@@ -36,8 +55,10 @@ _batch: ContextVar["BatchSpan | None"] = ContextVar("batch", default=None)
 
 
 def configure(service: str, settings: Telemetry, *, exporter: "Exporter | None" = None) -> None:
-    """Start logs and, if a collector is named (or an exporter given), traces. settings.sample: 0 none, 1 all journeys."""
-    global _threshold, _spans  # noqa: PLW0603 - one process has one telemetry, set once at its start
+    """Start logs and, if a collector is named (or an exporter given), traces. settings.sample: 0 none, 1 all
+    journeys.
+    """
+    global _threshold, _spans
     share = round(min(max(settings.sample, 0.0), 1.0) * 2**32)
     _threshold = "g" if share == 2**32 else f"{share:08x}"
     _spans = None
@@ -65,7 +86,9 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Hide what stands under a personal key, and every number that may be an ID card's or a phone's, at any depth."""
+    """Hide what stands under a personal key, and every number that may be an ID card's or a phone's, at any
+    depth.
+    """
     return {key: _MASK if key in _PERSONAL else _masked(value) for key, value in event.items()}
 
 
@@ -102,6 +125,7 @@ def _line(_: object, __: str, event: MutableMapping[str, Any]) -> bytes:
 class _Libraries(logging.Handler):
     """What libraries say through the standard library, in the same lines."""
 
+    @override
     def emit(self, record: logging.LogRecord) -> None:
         told = log.error if record.levelno >= logging.ERROR else log.warning
         told("library", logger=record.name, text=self.format(record)[:2000])
@@ -119,9 +143,11 @@ def is_sampled(journey: str) -> bool:
 
 
 class BatchSpan:
-    """One batch: a span of its own with links to the sampled messages in it, each with a span in its own journey.
+    """One batch: a span of its own with links to the sampled messages in it, each with a span in its own
+    journey.
 
-    Spans are made when the batch ends, so a batch without sampled messages and failures costs next to nothing.
+    Spans are made when the batch ends, so a batch without sampled messages and failures costs next to
+    nothing.
     """
 
     __slots__ = ("_before", "count", "error", "lane", "messages", "said_facts", "service", "started_ns")
@@ -137,7 +163,9 @@ class BatchSpan:
         self._before = _batch.set(self)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         _batch.reset(self._before)
         if kind is not None:
             self.error = kind.__name__
@@ -145,19 +173,23 @@ class BatchSpan:
             _spans.tell_batch(self)
 
     def handled(self, journey: str, type: str, ce_id: str, error: str = "") -> None:
-        """A message was handled, or failed with the class name of an error. ce_id: of a fact of ours, else empty."""
+        """A message was handled, or failed with the class name of an error. ce_id: of a fact of ours, else
+        empty.
+        """
         if error or is_sampled(journey):
             self.messages.append((journey, type, ce_id, error))
             self.error = self.error or error
 
     def said(self, journey: str, type: str, ce_id: str) -> None:
-        """A fact was committed; it continues the message of its journey in this batch, or begins the journey."""
+        """A fact was committed; it continues the message of its journey in this batch, or begins the journey.
+        """
         if is_sampled(journey):
             self.said_facts.append((journey, type, ce_id))
 
 
 def batch_span(service: str, lane: str, count: int) -> BatchSpan:
-    """Around a batch: `with batch_span("billing", "bulk", 200) as span:`. Inside, current_batch() finds it."""
+    """Around a batch: `with batch_span("billing", "bulk", 200) as span:`. Inside, current_batch() finds it.
+    """
     return BatchSpan(service, lane, count)
 
 
@@ -168,7 +200,9 @@ def current_batch() -> BatchSpan | None:
 
 @contextmanager
 def message_span(journey: str, name: str) -> Iterator[None]:
-    """Around work for one journey that is no message, such as a call to a provider. name: constant, no ids in it."""
+    """Around work for one journey that is no message, such as a call to a provider. name: constant, no ids
+    in it.
+    """
     if _spans is None:
         yield
         return

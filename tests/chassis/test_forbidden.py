@@ -52,7 +52,6 @@ def body(**more: Any) -> bytes:
         "pan",
         "track2",
         "auth_code",
-        "p\u0061ssword",
         "ｐｉｎ",
     ],
 )

@@ -3,7 +3,6 @@
 
 import os
 from base64 import b64encode
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +21,10 @@ TWO_KEYS = [SealKey(key_id=f"bank>payment.{n}", sealer="bank", reader="payment",
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("sandbox") / "keys"
     make_keys(made)
-    yield made
+    return made
 
 
 def ring(folder: Path, principal: str) -> Keyring:
@@ -135,7 +134,7 @@ def test_a_blind_index_finds_equals_and_differs_by_purpose_and_service(folder: P
 def test_a_weak_or_unknown_algorithm_never_becomes_a_key(algorithm: str, secret: str) -> None:
     key = SigningKey(key_id="k", partner="bank", algorithm=algorithm, secret=secret)
 
-    with pytest.raises(ValueError, match="^k: .*expected"):
+    with pytest.raises(ValueError, match=r"^k: .*expected"):
         Keyring(KeyFile(principal="bank", signing=[key]))
 
 

@@ -31,6 +31,11 @@ def last_16(ce_id: str) -> int:
     return int(ce_id.replace("-", "")[16:], 16)
 
 
+def parent_of(span: ReadableSpan) -> int:
+    assert span.parent is not None
+    return span.parent.span_id
+
+
 def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
@@ -46,8 +51,8 @@ def test_a_fact_and_what_came_of_it_stand_in_one_trace_with_ids_by_rule(traced: 
         spans["publish billing.bill_issued.v1"],
     )
     assert process.context.trace_id == publish.context.trace_id == int(JOURNEY, 16)
-    assert process.parent is not None and process.parent.span_id == last_16(APPROVED)
-    assert publish.parent is not None and publish.parent.span_id == process.context.span_id
+    assert parent_of(process) == last_16(APPROVED)
+    assert parent_of(publish) == process.context.span_id
     assert publish.context.span_id == last_16(BILLED)
 
 
@@ -152,8 +157,8 @@ def test_a_log_line_is_json_without_personal_data(capsysbinary: pytest.CaptureFi
     lines = capsysbinary.readouterr().out.splitlines()
     assert len(lines) == 1
     told = json.loads(lines[0])
-    assert told["event"] == "told" and told["service"] == "billing" and told["level"] == "info"
-    assert told["amount_fen"] == 40000 and told["journey"] == JOURNEY and told["bill"] == "2025/1"
+    assert told.items() >= {"event": "told", "service": "billing", "level": "info", "amount_fen": 40000,
+                            "journey": JOURNEY, "bill": "2025/1"}.items()
     for secret in ("13812345678", "李娜", "990100199003078512", "11010519491231002X"):
         assert secret.encode() not in lines[0]
 
@@ -169,7 +174,8 @@ def test_an_object_an_exception_and_broken_text_can_be_logged(
 
     line = capsysbinary.readouterr().out
     assert json.loads(line)["event"].strip("'") == "failed"
-    assert b"ValueError" in line and b"13812345678" not in line
+    assert b"ValueError" in line
+    assert b"13812345678" not in line
 
 
 @given(st.recursive(st.text() | st.integers() | st.floats() | st.binary() | st.none(), st.lists))
