@@ -1,4 +1,5 @@
-"""`canbao topics plan|apply`: do the broker's topics and rights agree with contracts/topics.py, and make them."""
+"""`canbao topics plan|apply`: do the broker's topics and rights agree with contracts/topics.py, and make
+them."""
 
 import argparse
 import json
@@ -11,15 +12,22 @@ HELP = "compare topics, settings and ACLs with the broker, or make them agree"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("action", choices=("plan", "apply"), help="plan only looks (exit 1: it differs); apply makes it so")
-    parser.add_argument("--kafka", default="", metavar="ADDRESS",
-                        help="the administrator's address, host:port or SASL_PLAINTEXT://user:password@host:port"
-                             " (default: CANBAO_KAFKA, else the running stack)")
+    parser.add_argument(
+        "action", choices=("plan", "apply"), help="plan only looks (exit 1: it differs); apply makes it so"
+    )
+    parser.add_argument(
+        "--kafka",
+        default="",
+        metavar="ADDRESS",
+        help="the administrator's address, host:port or SASL_PLAINTEXT://user:password@host:port"
+        " (default: CANBAO_KAFKA, else the running stack)",
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of lines")
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: they agree. 1: they differ, or a difference is left that a person must decide. 2: no broker there."""
+    """0: they agree. 1: they differ, or a difference is left that a person must decide. 2: no broker
+    there."""
     from confluent_kafka import KafkaException  # noqa: PLC0415 - imported when needed: --help stays instant
 
     from services.chassis.topics import Broker  # noqa: PLC0415 - as above
@@ -40,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
         return _say(f"the broker at {address.rpartition('@')[2]} refused or did not answer: {reason}")
     counts = {sign: sum(line.startswith(sign) for line in plan.lines()) for sign in "+-~!"}
     if args.json:
-        text = {"equal": not left, "authorizer": plan.authorizer, "applied": args.action == "apply" and bool(plan),
-                "differences": plan.lines(), "left": left.lines()}
+        text = {
+            "equal": not left,
+            "authorizer": plan.authorizer,
+            "applied": args.action == "apply" and bool(plan),
+            "differences": plan.lines(),
+            "left": left.lines(),
+        }
         sys.stdout.write(json.dumps(text, ensure_ascii=False) + "\n")
         return 1 if left else 0
     sys.stdout.writelines(line + "\n" for line in plan.lines())
@@ -50,15 +63,20 @@ def run(args: argparse.Namespace) -> int:
     if not plan:
         sys.stdout.write(f"{len(broker.topics)} topics and their rights are as contracts ask\n")
     elif args.action == "plan":
-        sys.stdout.write(f"{counts['+']} missing, {counts['-']} too much, {counts['~']} different, {counts['!']} to decide by hand;"
-                         " make it so with: ./canbao topics apply\n")
+        sys.stdout.write(
+            f"{counts['+']} missing, {counts['-']} too much, {counts['~']} different,"
+            f" {counts['!']} to decide by hand; make it so with: ./canbao topics apply\n"
+        )
     else:
-        sys.stdout.write("applied\n" if not left else "applied, except what a person must decide (lines with !)\n")
+        sys.stdout.write(
+            "applied\n" if not left else "applied, except what a person must decide (lines with !)\n"
+        )
     return 1 if left else 0
 
 
 def _address() -> str:
-    """CANBAO_KAFKA, else the administrator's door of the stack that runs over .canbao; empty: there is none."""
+    """CANBAO_KAFKA, else the administrator's door of the stack that runs over .canbao; empty: there is
+    none."""
     from sandbox.stack import Stack  # noqa: PLC0415 - as above
 
     if named := os.environ.get("CANBAO_KAFKA"):

@@ -28,4 +28,4 @@ class Rejected(Answer, frozen=True, kw_only=True, tag="REJECTED"):
     refusal: Refused
 
 
-ANSWER_TYPES = {Accepted: "answer.accepted.v1", Rejected: "answer.rejected.v1"}
+ANSWER_TYPES: dict[type[Answer], str] = {Accepted: "answer.accepted.v1", Rejected: "answer.rejected.v1"}

@@ -38,8 +38,8 @@ def metadata_of(service: str) -> MetaData:
     if importlib.util.find_spec(name) is None:
         return MetaData(schema=service)
     metadata = importlib.import_module(name).Base.metadata
-    assert isinstance(metadata, MetaData)
-    assert metadata.schema == service, f"{name}: MetaData(schema={metadata.schema!r})"
+    if not isinstance(metadata, MetaData) or metadata.schema != service:
+        raise TypeError(f"{name}.Base needs its own MetaData(schema={service!r})")
     return metadata
 
 

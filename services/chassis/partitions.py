@@ -13,7 +13,7 @@ from services.chassis.tables import PARTITIONED
 
 INBOX_MONTHS = 13  # longer than any retention, so that a fact replayed from a topic is always recognised
 OUTBOX_MONTHS = 2  # at least 30 days are kept for republishing a lost tail
-_LOCK = 0x63616E62  # class id of "one maintainer at a time": two-int advisory keys; refs use the one-int space
+_LOCK = 0x63616E62  # one maintainer at a time; of the two-int keys, which refs do not use
 
 
 def month(instant: datetime, later: int = 0) -> datetime:
@@ -75,7 +75,8 @@ async def make_partitions(
                 made.append(name)
                 statements += [
                     f"create table if not exists {schema}.{name} (like {schema}.{table} including all)",
-                    f"alter table {schema}.{table} attach partition {schema}.{name} for values from ('{low}') to ('{high}')",
+                    f"alter table {schema}.{table} attach partition {schema}.{name}"
+                    f" for values from ('{low}') to ('{high}')",
                 ]
         if made:
             await conn.execute(";".join(statements))

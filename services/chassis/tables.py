@@ -99,7 +99,8 @@ PARTITIONED = ("inbox", "outbox")
 # Rows of a few seconds' life: vacuum by count, not by share of the table, and without pausing, or the index
 # grows.
 _SHORT_LIVED = (
-    "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0,"
+    "autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,"
+    " autovacuum_vacuum_cost_delay = 0,"
     " autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000"
 )
 

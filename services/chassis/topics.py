@@ -31,6 +31,7 @@ from confluent_kafka.admin import (
     UserScramCredentialUpsertion,
 )
 from msgspec import Struct
+from typing_extensions import override
 
 from contracts.topics import PARTITIONS, PRINCIPALS, TOPICS, Topic
 
@@ -56,6 +57,7 @@ class Acl(NamedTuple):
             return False
         return topic.startswith(self.name) if self.pattern == "prefixed" else self.name in (topic, "*")
 
+    @override
     def __str__(self) -> str:
         name = self.name + "*" * (self.pattern == "prefixed")
         host = "" if self.host == "*" else f" from {self.host}"
@@ -73,6 +75,7 @@ class Step(Struct, frozen=True, kw_only=True):
     found: str = ""
     note: str = ""
 
+    @override
     def __str__(self) -> str:
         change = f"{self.found} -> {self.wanted}" if self.found and self.wanted else self.found or self.wanted
         return f"{self.sign} {self.what:<10} {self.name}  {change}".rstrip() + (
@@ -137,7 +140,7 @@ class Broker:
                 "sasl.username": unquote(parts.username or ""),
                 "sasl.password": unquote(parts.password or ""),
             }
-        self.admin = AdminClient(settings)
+        self.admin: Any = AdminClient(settings)  # its own types say less than it does
 
     def has_authorizer(self) -> bool:
         """Whether ACLs mean anything here.
@@ -278,16 +281,9 @@ class Broker:
         return {resource.name: found for resource, found in _all(self.admin.describe_configs(asked)).items()}
 
     def _present_acls(self) -> frozenset[Acl]:
-        anything = AclBindingFilter(
-            ResourceType.ANY,
-            None,
-            ResourcePatternType.ANY,
-            None,
-            None,
-            AclOperation.ANY,
-            AclPermissionType.ANY,
-        )
-        return frozenset(_acl(binding) for binding in self.admin.describe_acls(anything).result())
+        anything: Any = (ResourceType.ANY, None, ResourcePatternType.ANY, None, None)
+        every = AclBindingFilter(*anything, AclOperation.ANY, AclPermissionType.ANY)
+        return frozenset(_acl(binding) for binding in self.admin.describe_acls(every).result())
 
     def _is_ours(self, acl: Acl) -> bool:
         """Whether contracts alone decide about it: our principals, our topics, groups of our principals."""
@@ -304,7 +300,7 @@ class Broker:
         ]
 
 
-def _config_steps(topic: Topic, found: Mapping[str, ConfigEntry]) -> list[Step]:
+def _config_steps(topic: Topic, found: Mapping[str, Any]) -> list[Step]:
     steps = [
         Step(sign="~", what="config", name=f"{topic.name} {key}", wanted=value, found=found[key].value)
         for key, value in topic.config.items()
@@ -318,7 +314,7 @@ def _config_steps(topic: Topic, found: Mapping[str, ConfigEntry]) -> list[Step]:
     ]
 
 
-def _acl(binding: AclBinding) -> Acl:
+def _acl(binding: Any) -> Acl:
     return Acl(
         binding.principal.removeprefix("User:"),
         binding.operation.name.lower(),

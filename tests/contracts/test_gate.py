@@ -53,20 +53,52 @@ def altered(*path: str, to: Any) -> dict[str, Any]:
         (altered("Bill", "properties", "fen", "maximum", to=101), "$.fen", "breaking", "compatible"),
         (altered("Bill", "properties", "fen", "maximum", to=None), "$.fen", "breaking", "compatible"),
         (altered("Bill", "properties", "status", "enum", to=["DUE"]), "$.status", "breaking", "breaking"),
-        (altered("Bill", "properties", "status", "enum", to=["DUE", "PAID", "HELD"]), "$.status", "breaking", "compatible"),
-        (altered("Bill", "properties", "status", "enum", to=["DUE", "GONE"]), "$.status", "breaking", "breaking"),
+        (
+            altered("Bill", "properties", "status", "enum", to=["DUE", "PAID", "HELD"]),
+            "$.status",
+            "breaking",
+            "compatible",
+        ),
+        (
+            altered("Bill", "properties", "status", "enum", to=["DUE", "GONE"]),
+            "$.status",
+            "breaking",
+            "breaking",
+        ),
         (altered("Bill", "properties", "status", to={"type": "string"}), "$.status", "breaking", "breaking"),
         (altered("Bill", "properties", "code", "pattern", to="^[A-Z]+$"), "$.code", "breaking", "breaking"),
         (altered("Bill", "properties", "code", "pattern", to=None), "$.code", "breaking", "compatible"),
         (altered("Bill", "properties", "note", "default", to="none"), "$.note", "breaking", "breaking"),
         (altered("Bill", "required", to=["fen", "status", "code"]), "$.lines", "breaking", "compatible"),
-        (altered("Bill", "required", to=["fen", "status", "code", "lines", "note"]), "$.note", "breaking", "breaking"),
-        (altered("Line", "properties", "label", "type", to="integer"), "$.lines[].label", "breaking", "breaking"),
-        (altered("Line", "properties", "fen", to={"type": "integer"}), "$.lines[].fen", "compatible", "compatible"),
-        (altered("Line", "properties", "label", "type", to=["string", "null"]), "$.lines[].label", "breaking", "compatible"),
+        (
+            altered("Bill", "required", to=["fen", "status", "code", "lines", "note"]),
+            "$.note",
+            "breaking",
+            "breaking",
+        ),
+        (
+            altered("Line", "properties", "label", "type", to="integer"),
+            "$.lines[].label",
+            "breaking",
+            "breaking",
+        ),
+        (
+            altered("Line", "properties", "fen", to={"type": "integer"}),
+            "$.lines[].fen",
+            "compatible",
+            "compatible",
+        ),
+        (
+            altered("Line", "properties", "label", "type", to=["string", "null"]),
+            "$.lines[].label",
+            "breaking",
+            "compatible",
+        ),
     ],
 )
-def test_what_is_added_may_stay_and_what_is_taken_breaks(new: dict[str, Any], path: str, as_fact: str, as_command: str) -> None:
+def test_what_is_added_may_stay_and_what_is_taken_breaks(
+    new: dict[str, Any], path: str, as_fact: str, as_command: str
+) -> None:
     changes = compare(BILL, new)
     assert path in {change.path for change in changes}
     words = {True: "breaking", False: "compatible"}
@@ -106,7 +138,9 @@ def test_a_broken_promise_is_found_and_not_overwritten(tmp_path: Path) -> None:
     assert freeze(tmp_path) == []
     found = findings(tmp_path)
     assert len(found) == 1
-    assert found[0].startswith("billing.bill_settled.v1: $.paid_cash was removed. A published type never changes")
+    assert found[0].startswith(
+        "billing.bill_settled.v1: $.paid_cash was removed. A published type never changes"
+    )
     assert "version=2" in found[0]
 
 
@@ -118,7 +152,8 @@ def test_a_compatible_change_is_asked_to_be_frozen(tmp_path: Path) -> None:
     file.write_text(json.dumps(promised))
 
     assert findings(tmp_path) == [
-        "billing.query_bill.v1: compatible change, not frozen. Run: ./canbao contracts freeze"]
+        "billing.query_bill.v1: compatible change, not frozen. Run: ./canbao contracts freeze"
+    ]
     assert freeze(tmp_path) == ["billing.query_bill.v1"]
     assert findings(tmp_path) == []
 

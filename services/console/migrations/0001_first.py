@@ -11,6 +11,7 @@ phase = "expand"
 
 
 def upgrade() -> None:
+    """Everything at once: there was nothing before."""
     for statement in engine_ddl("console"):
         op.execute(statement)
     create_declared("console", op.get_bind())

@@ -12,6 +12,7 @@ phase = "expand"
 
 
 def upgrade() -> None:
+    """Everything at once: there was nothing before."""
     for statement in engine_ddl("payment"):
         op.execute(statement)
     create_declared("payment", op.get_bind())
