@@ -1,4 +1,6 @@
-"""What can `canbao` do? Finds the verb, reads its arguments, runs it; wrong input is one line and exit code 2."""
+"""What can `canbao` do? Finds the verb, reads its arguments, runs it; wrong input: one line and exit code
+2.
+"""
 
 import argparse
 import importlib
@@ -9,14 +11,29 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
-VERBS = ("demo", "up", "down", "status", "reset", "logs", "test", "bench", "push", "tail", "trace", "verify", "topics", "doctor")
+VERBS = (
+    "demo",
+    "up",
+    "down",
+    "status",
+    "reset",
+    "logs",
+    "test",
+    "bench",
+    "push",
+    "tail",
+    "trace",
+    "verify",
+    "topics",
+    "doctor",
+)
 FOLDER = Path(__file__).parent
 
 
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line; the long usage is one --help away."""
 
-    def error(self, message: str) -> NoReturn:
+    def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override]  # typing has it from 3.12 on
         """Exit code 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
@@ -28,13 +45,16 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in _present():
-        sys.stderr.write(f"canbao: there is no {verb!r}; it can {', '.join(_present())} (see canbao --help)\n")
+        sys.stderr.write(
+            f"canbao: there is no {verb!r}; it can {', '.join(_present())} (see canbao --help)\n"
+        )
         return 2
     module = _module(verb)
     parser = Parser(prog=f"canbao {verb}", description=module.HELP, allow_abbrev=False)
     module.add_arguments(parser)
     if getattr(module, "TAKES_REST", False):
-        args, args.rest = parser.parse_known_args(rest)
+        args, others = parser.parse_known_args(rest)
+        args.rest = others
     else:
         args = parser.parse_args(rest)
     return int(module.run(args))

@@ -22,7 +22,9 @@ def run(_: argparse.Namespace) -> int:
 
 def end_all() -> int:
     """Tell the supervisor to end, and wait until its folder is free."""
-    from sandbox.supervisor import is_up, read_state  # noqa: PLC0415 -- imported when needed: --help stays instant
+    import psutil  # noqa: PLC0415 -- imported when needed: --help stays instant
+
+    from sandbox.state import is_up, read_state  # noqa: PLC0415 -- as above
 
     if not is_up(STACK_FOLDER):
         say("nothing runs here")
@@ -37,7 +39,7 @@ def end_all() -> int:
         say(f"{STACK_FOLDER} is held by another program, a demo perhaps: end that one")
         return 1
     end = time.monotonic() + _WAIT_SECONDS
-    while is_up(STACK_FOLDER):
+    while is_up(STACK_FOLDER) or psutil.pid_exists(state.pid):
         if time.monotonic() > end:
             say(f"process {state.pid} does not end; kill -9 {state.pid} ends it and all it started")
             return 1

@@ -13,7 +13,9 @@ _LOOK_SECONDS = 0.2
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
-    parser.add_argument("name", nargs="?", help="kafka, postgres, supervisor, a service or a simulator; none: list them")
+    parser.add_argument(
+        "name", nargs="?", help="kafka, postgres, supervisor, a service or a simulator; none: list them"
+    )
     parser.add_argument("-f", "--follow", action="store_true", help="go on as it grows, until Ctrl-C")
     parser.add_argument("-n", "--lines", type=int, default=100, metavar="N", help="the last N lines (100)")
 
@@ -22,8 +24,14 @@ def run(args: argparse.Namespace) -> int:
     """0: printed. 2: there is no such log."""
     logs = {path.stem: path for path in (*STACK_FOLDER.glob("*.log"), *(STACK_FOLDER / "logs").glob("*.log"))}
     if args.name not in logs:
-        say((f"there is no log of {args.name!r}; " if args.name else "") + (f"there is {', '.join(sorted(logs))}" if logs else
-            "nothing has run here: ./canbao up starts it"))
+        say(
+            (f"there is no log of {args.name!r}; " if args.name else "")
+            + (
+                f"there is {', '.join(sorted(logs))}"
+                if logs
+                else "nothing has run here: ./canbao up starts it"
+            )
+        )
         return 2 if args.name or not logs else 0
     with logs[args.name].open(errors="replace") as file:
         sys.stdout.writelines(deque(file, maxlen=max(args.lines, 0)))

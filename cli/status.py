@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(*, as_json: bool = False) -> int:
     """Print it; the exit code."""
-    from sandbox.supervisor import is_up, read_state  # noqa: PLC0415 -- imported when needed: --help stays instant
+    from sandbox.state import is_up, read_state  # noqa: PLC0415 -- imported when needed: --help stays instant
 
     state = read_state(STACK_FOLDER)
     if state is None or not is_up(STACK_FOLDER):
@@ -34,7 +34,9 @@ def show(*, as_json: bool = False) -> int:
         return 3
     rows = _rows(state.processes)
     if as_json:
-        sys.stdout.write(json.dumps({"up": True, "phase": state.phase, "supervisor": state.pid, "processes": rows}) + "\n")
+        sys.stdout.write(
+            json.dumps({"up": True, "phase": state.phase, "supervisor": state.pid, "processes": rows}) + "\n"
+        )
     else:
         _print_table(rows)
     return 0 if state.phase == "ready" and all(row["answers"] for row in rows) else 1
@@ -43,15 +45,26 @@ def show(*, as_json: bool = False) -> int:
 def _rows(processes: list[Any]) -> list[dict[str, Any]]:
     import asyncio  # noqa: PLC0415 -- as above
 
-    from sandbox.supervisor import answers  # noqa: PLC0415 -- as above
+    from sandbox.state import answers  # noqa: PLC0415 -- as above
 
     async def ask() -> list[bool]:
         return await asyncio.gather(*(answers(seen.door, seen.path) for seen in processes if seen.door))
 
     replies = iter(asyncio.run(ask()))
-    return [{"name": seen.name, "phase": seen.phase, "answers": next(replies) if seen.door else seen.pid is not None, "pid": seen.pid,
-             "door": seen.door, "memory_mb": _memory(seen.pid), "restarts": seen.restarts, "left": seen.left,
-             "seconds": round(time.time() - seen.since)} for seen in processes]  # noqa: TID251 -- a process's age
+    return [
+        {
+            "name": seen.name,
+            "phase": seen.phase,
+            "answers": next(replies) if seen.door else seen.pid is not None,
+            "pid": seen.pid,
+            "door": seen.door,
+            "memory_mb": _memory(seen.pid),
+            "restarts": seen.restarts,
+            "left": seen.left,
+            "seconds": round(time.time() - seen.since),
+        }
+        for seen in processes
+    ]
 
 
 def _memory(pid: int | None) -> int:
@@ -62,7 +75,8 @@ def _memory(pid: int | None) -> int:
         return 0
     try:
         process = psutil.Process(pid)
-        used = [(other.memory_info().rss, getattr(other.memory_info(), "shared", 0)) for other in (process, *process.children(True))]
+        infos = [other.memory_info() for other in (process, *process.children(True))]
+        used: list[tuple[int, int]] = [(info.rss, getattr(info, "shared", 0)) for info in infos]
     except psutil.Error:
         return 0
     return round((used[0][0] + sum(rss - shared for rss, shared in used[1:])) / 1e6)
@@ -72,11 +86,22 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     lines = [("", "state", "pid", "memory", "restarts", "up", "door")]
     for row in rows:
         state = row["phase"] if row["answers"] or row["phase"] != "running" else "silent"
-        lines.append((row["name"], state, str(row["pid"] or "-"), f"{row['memory_mb']} MB", str(row["restarts"]),
-                      _span(row["seconds"]), row["door"] and f"http://{row['door']}"))
+        lines.append(
+            (
+                row["name"],
+                state,
+                str(row["pid"] or "-"),
+                f"{row['memory_mb']} MB",
+                str(row["restarts"]),
+                _span(row["seconds"]),
+                row["door"] and f"http://{row['door']}",
+            )
+        )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     for line in lines:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+        sys.stdout.write(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n"
+        )
     sys.stdout.write(f"{sum(row['memory_mb'] for row in rows)} MB in all; logs: ./canbao logs NAME\n")
 
 

@@ -1,7 +1,7 @@
 """How does a real Apache Kafka run here without being installed?
 
-One KRaft node with two doors: SASL for the services, each as itself under ACLs, and a plain one for the administrator.
-Whoever reaches the loopback reaches the plain one: a sandbox's rule, never a deployment's.
+One KRaft node with two doors: SASL for the services, each as itself under ACLs, and a plain one for the
+administrator. Whoever reaches the loopback reaches the plain one: a sandbox's rule, never a deployment's.
 """
 
 import base64
@@ -15,11 +15,12 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 from contracts.topics import TOPICS
 from sandbox.kafka_kit import Kit
 from sandbox.lifeline import Child
-from sandbox.ports import LOOPBACK, Ports, is_free
+from sandbox.ports import LOOPBACK, Ports, listens
 
 _START_SECONDS = 60.0
 _TRIES = 3
 _DOORS = ("admin", "sasl", "controller")
+_JAAS = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
 _SETTINGS = """
 process.roles=broker,controller
 node.id=1
@@ -30,7 +31,7 @@ controller.listener.names=CONTROLLER
 inter.broker.listener.name=ADMIN
 listener.security.protocol.map=ADMIN:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT
 sasl.enabled.mechanisms=SCRAM-SHA-256
-listener.name.sasl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl.scram-sha-256.sasl.jaas.config={jaas}
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 allow.everyone.if.no.acl.found=false
@@ -104,15 +105,18 @@ class Kafka:
         """Start it and return when it stores and coordinates. KafkaTrouble when it cannot."""
         if not (self._data / "meta.properties").exists():
             self._format()
+        text = ""
         for _ in range(_TRIES):
-            self._taken = {door: self._ports.take(f"kafka-{door}") for door in _DOORS}
+            other = "Address already in use" in text
+            self._taken = {door: self._ports.take(f"kafka-{door}", other=other) for door in _DOORS}
             begin = self.log.stat().st_size if self.log.exists() else 0
             if self._launch():
                 return
             text = self.log.read_bytes()[begin:].decode(errors="replace")
             if "Failed to acquire lock" not in text and "Address already in use" not in text:
                 break
-        raise KafkaTrouble(f"Kafka did not start:\n{text[-2000:]}")
+        lines = [line for line in text.splitlines() if not line.startswith("\tat ")]
+        raise KafkaTrouble("Kafka did not start:\n" + "\n".join(lines[-10:]))
 
     def poll(self) -> int | None:
         """Its exit code, None while it runs."""
@@ -127,17 +131,26 @@ class Kafka:
     def _format(self) -> None:
         """A node is the formatted tool's first snapshot, which names no cluster, and its own identity."""
         (self._data / "__cluster_metadata-0").mkdir(parents=True, exist_ok=True)
-        (self._data / "__cluster_metadata-0" / self._kit.checkpoint.name).write_bytes(self._kit.checkpoint.read_bytes())
+        (self._data / "__cluster_metadata-0" / self._kit.checkpoint.name).write_bytes(
+            self._kit.checkpoint.read_bytes()
+        )
         (self._data / "meta.properties").write_text(
-            f"version=1\ncluster.id={_identity()}\nnode.id=1\ndirectory.id={_identity()}\n")
+            f"version=1\ncluster.id={_identity()}\nnode.id=1\ndirectory.id={_identity()}\n"
+        )
 
     def _launch(self) -> bool:
-        self._settings.write_text(_SETTINGS.format(data=self._data.resolve(), largest=_largest_message(), **self._taken))
-        self._child = Child(self._kit.broker_command(self._settings), log=self.log, env=self._kit.env,
-                            grace_seconds=self._stop_seconds)
+        self._settings.write_text(
+            _SETTINGS.format(data=self._data.resolve(), largest=_largest_message(), jaas=_JAAS, **self._taken)
+        )
+        self._child = Child(
+            self._kit.broker_command(self._settings),
+            log=self.log,
+            env=self._kit.env,
+            grace_seconds=self._stop_seconds,
+        )
         end = time.monotonic() + _START_SECONDS
         while self._child.poll() is None and time.monotonic() < end:
-            if not is_free(self._taken["admin"]) and _coordinates(self.admin):
+            if listens(self._taken["admin"]) and _coordinates(self.admin):
                 return True
             time.sleep(0.02)
         self.stop()
@@ -147,7 +160,8 @@ class Kafka:
 def _coordinates(bootstrap: str) -> bool:
     """Whether a consumer group has a coordinator: the broker has then made a topic of its own and leads it.
 
-    Asked as a consumer: librdkafka's admin client crashes when it lists a group's offsets of a broker that still wakes up.
+    Asked as a consumer: librdkafka's admin client crashes when it lists a group's offsets of a broker that
+    still wakes up.
     """
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "canbao-ready", "log_level": 0})
     try:

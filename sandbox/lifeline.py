@@ -1,7 +1,8 @@
 """How does a child process learn that its parent is gone? By the end of a pipe, on Linux and macOS alike.
 
-Between parent and child stands a small shell whose standard input is a pipe from the parent. When the parent ends, by
-SIGKILL too, the kernel closes the pipe and the shell's watcher ends the child: first kindly, then by force.
+Between parent and child stands a small shell whose standard input is a pipe from the parent. When the parent
+ends, by SIGKILL too, the kernel closes the pipe and the shell's watcher ends the child: first kindly, then
+by force.
 """
 
 import os
@@ -10,12 +11,14 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 from msgspec import Struct
 
-# $1: signal for the pipe's end; $2: tenths of a second until SIGKILL; then the command. A line on the pipe names another
-# signal. The watcher survives the shell, so that killing both parent and shell leaves no orphan either.
+# $1: signal for the pipe's end; $2: tenths of a second until SIGKILL; then the command. A line on the pipe
+# names another signal. The watcher survives the shell, so that killing both parent and shell leaves no
+# orphan either.
 _SHELL = r"""
 exec 3<&0
 ending=$1 tenths=$2; shift 2
@@ -41,26 +44,49 @@ class OsUser(Struct, frozen=True):
     uid: int
     gid: int
 
-    def as_popen(self) -> dict[str, int | list[int]]:
-        """The arguments of subprocess for this user."""
-        return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+def as_popen(user: OsUser | None) -> dict[str, Any]:
+    """The arguments of subprocess for this user; ours when there is none."""
+    return {"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}
 
 
 class Child:
     """A running command that never outlives this process.
 
-    log: where its output is appended. ending: the signal at the parent's end and of a plain `stop()`; grace_seconds:
-    how long it then has before SIGKILL. env: its whole environment.
+    log: where its output is appended. ending: the signal at the parent's end and of a plain `stop()`;
+    grace_seconds: how long it then has before SIGKILL. env: its whole environment.
     """
 
-    def __init__(self, command: Sequence[str | Path], *, log: Path, env: Mapping[str, str], ending: str = "TERM",
-                 grace_seconds: float = 15.0, user: OsUser | None = None, cwd: str | Path = "/") -> None:
+    def __init__(
+        self,
+        command: Sequence[str | Path],
+        *,
+        log: Path,
+        env: Mapping[str, str],
+        ending: str = "TERM",
+        grace_seconds: float = 15.0,
+        user: OsUser | None = None,
+        cwd: str | Path = "/",
+    ) -> None:
         self.grace_seconds = grace_seconds
         with log.open("ab") as out:
-            self._shell = subprocess.Popen(
-                ["/bin/sh", "-c", _SHELL, "lifeline", ending, str(int(grace_seconds * 10)), *map(str, command)],
-                stdin=subprocess.PIPE, stdout=out, stderr=out, env=dict(env), cwd=cwd,
-                start_new_session=True, **(user.as_popen() if user else {}),  # type: ignore[arg-type]
+            self._shell: subprocess.Popen[bytes] = subprocess.Popen(
+                [
+                    "/bin/sh",
+                    "-c",
+                    _SHELL,
+                    "lifeline",
+                    ending,
+                    str(int(grace_seconds * 10)),
+                    *map(str, command),
+                ],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                **as_popen(user),
             )
         self._pid: int | None = None
 
@@ -70,7 +96,7 @@ class Child:
         if self._pid is None:
             try:
                 shell = psutil.Process(self._shell.pid)
-                own = shell.cmdline()       # the watcher is a fork of the shell and has its command line
+                own = shell.cmdline()  # the watcher is a fork of the shell and has its command line
                 self._pid = next((c.pid for c in shell.children() if c.cmdline() not in (own, [])), None)
             except psutil.Error:
                 return None
@@ -98,7 +124,7 @@ class Child:
                 pipe.write(how.encode() + b"\n")
             pipe.close()
         except (BrokenPipeError, ValueError):
-            pass            # it has ended by itself, or was asked before
+            pass  # it has ended by itself, or was asked before
 
 
 def wait_until_gone(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:

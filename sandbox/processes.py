@@ -1,4 +1,4 @@
-"""Which processes make the sandbox beside Kafka and Postgres, and what does each of them read when it starts?"""
+"""Which processes make the sandbox beside Kafka and Postgres, and what does each read when it starts?"""
 
 import os
 import sys
@@ -21,7 +21,10 @@ _INHERITED = ("HOME", "LANG", "PATH", "SSL_CERT_FILE", "TMPDIR")
 
 
 class Process(Struct, frozen=True, kw_only=True):
-    """One process. settings: its file. door: host:port that answers when it is ready; path: asked there for a 200, "" = TCP."""
+    """One process. settings: its file. door: host:port that answers when it is ready.
+
+    path: asked there for a 200; "": that somebody listens is enough.
+    """
 
     name: str
     module: str
@@ -33,39 +36,78 @@ class Process(Struct, frozen=True, kw_only=True):
     @property
     def command(self) -> list[str]:
         """What is run."""
-        return [sys.executable, "-m", self.module, *(("--settings", str(self.settings)) if self.takes_argument else ())]
+        return [
+            sys.executable,
+            "-m",
+            self.module,
+            *(("--settings", str(self.settings)) if self.takes_argument else ()),
+        ]
 
     @property
     def env(self) -> dict[str, str]:
         """Its whole environment: where its settings are, nothing secret."""
         kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        return kept | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "TZ": "UTC", "CANBAO_SETTINGS": str(self.settings)}
+        return kept | {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "TZ": "UTC",
+            "CANBAO_SETTINGS": str(self.settings),
+        }
 
 
-def make_processes(folder: Path, stack: Stack, changes: Mapping[str, Mapping[str, Any]] | None = None) -> list[Process]:
+def make_processes(
+    folder: Path, stack: Stack, changes: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[Process]:
     """Write keys and settings files below `folder`; the processes that read them, the outside world first.
 
-    changes: by process name, settings that differ from the sandbox's usual ones (a simulator's faults, a sampling rate).
+    changes: by process name, settings that differ from the usual ones (a simulator's faults, a sampling
+    rate).
     """
     changes, ports = changes or {}, Ports(folder)
     make_keys(folder / "keys")
-    outside = Outside(wechat=f"http://{ports.door('wechat')}", sms=f"http://{ports.door('sms')}", smtp=ports.door("smtp"),
-                      callback=f"http://{ports.door('payment')}/v1/wechat/notify")
+    outside = Outside(
+        wechat=f"http://{ports.door('wechat')}",
+        sms=f"http://{ports.door('sms')}",
+        smtp=ports.door("smtp"),
+        callback=f"http://{ports.door('payment')}/v1/wechat/notify",
+    )
     simulated = {
-        "wechat": {"account": str(folder / "keys" / "wechatpay-platform.json"), "listen": ports.door("wechat")},
+        "wechat": {
+            "account": str(folder / "keys" / "wechatpay-platform.json"),
+            "listen": ports.door("wechat"),
+        },
         "sms": {"account": str(folder / "keys" / "sms-platform.json"), "listen": ports.door("sms")},
         "mail": {"listen": ports.door("smtp"), "http": ports.door("mail")},
     }
     made = []
     for name, values in simulated.items():
         file = _write(folder, name, {**values, **changes.get(name, {})})
-        made.append(Process(name=name, module=f"sandbox.simulators.{name}", settings=file, door=values["listen"], takes_argument=True))
+        made.append(
+            Process(
+                name=name,
+                module=f"sandbox.simulators.{name}",
+                settings=file,
+                door=values["listen"],
+                takes_argument=True,
+            )
+        )
     for name in (*SERVICES, "console"):
-        settings = Settings(service=name, database=stack.database_url(name), keys=str(folder / "keys" / f"{name}.json"),
-                            door=ports.door(name), kafka=stack.kafka(name), sandbox=True, outside=outside)
+        settings = Settings(
+            service=name,
+            database=stack.database_url(name),
+            keys=str(folder / "keys" / f"{name}.json"),
+            door=ports.door(name),
+            kafka=stack.kafka(name),
+            sandbox=True,
+            outside=outside,
+        )
         file = _write(folder, name, {**msgspec.to_builtins(settings), **changes.get(name, {})})
         if (ROOT / "services" / name / "app.py").exists():
-            made.append(Process(name=name, module=f"services.{name}.app", settings=file, door=settings.door, path=READY))
+            made.append(
+                Process(
+                    name=name, module=f"services.{name}.app", settings=file, door=settings.door, path=READY
+                )
+            )
     return made
 
 

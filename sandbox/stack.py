@@ -1,7 +1,8 @@
-"""Where are Kafka and Postgres, and who gets in with which password? Starts both, unless others are pointed at.
+"""Where are Kafka and Postgres, and who gets in with which password? Starts both, unless others are named.
 
-CANBAO_KAFKA and CANBAO_DATABASE_URL name existing servers, both as their administrators: "host:port" (everybody may
-enter without a password) or "SASL_PLAINTEXT://user:password@host:port"; "postgresql://user:password@host:port/postgres".
+CANBAO_KAFKA and CANBAO_DATABASE_URL name existing servers, both as their administrators: "host:port"
+(everybody may enter without a password) or "SASL_PLAINTEXT://user:password@host:port";
+"postgresql://user:password@host:port/postgres".
 """
 
 import os
@@ -33,9 +34,10 @@ def quiet(line: str) -> None:
 
 
 class Stack(Struct, frozen=True, kw_only=True):
-    """Addresses and passwords of a running stack. secrets: password by principal and role, the same for both servers.
+    """Addresses and passwords of a running stack.
 
-    kafka_admin, pg_admin_dsn: the administrator's way in. kafka_bootstrap, pg_host, pg_port: everybody else's.
+    secrets: password by principal and role, the same for both servers. kafka_admin, pg_admin_dsn: the
+    administrator's way in. kafka_bootstrap, pg_host, pg_port: everybody else's.
     """
 
     kafka_admin: str
@@ -51,12 +53,17 @@ class Stack(Struct, frozen=True, kw_only=True):
         """How this principal reaches Kafka."""
         if self.kafka_security == PLAIN:
             return KafkaSettings(bootstrap=self.kafka_bootstrap)
-        return KafkaSettings(bootstrap=self.kafka_bootstrap, security=self.kafka_security, user=principal,
-                             password=self.secrets[principal])
+        return KafkaSettings(
+            bootstrap=self.kafka_bootstrap,
+            security=self.kafka_security,
+            user=principal,
+            password=self.secrets[principal],
+        )
 
     def database_url(self, role: str, database: str = "") -> str:
         """How this role reaches Postgres."""
-        return f"postgresql://{role}:{self.secrets[role]}@{self.pg_host}:{self.pg_port}/{database or self.database}"
+        place = f"{self.pg_host}:{self.pg_port}/{database or self.database}"
+        return f"postgresql://{role}:{self.secrets[role]}@{place}"
 
     def remember(self, folder: Path) -> None:
         """Write it down for the other verbs; readable by its owner only."""
@@ -69,7 +76,9 @@ class Stack(Struct, frozen=True, kw_only=True):
 
 
 class Servers:
-    """Starts and stops what is not pointed at. quick: for tests, no fsync. say: hears one line per slow step."""
+    """Starts and stops what is not pointed at. quick: for tests, no fsync. say: hears one line per slow
+    step.
+    """
 
     def __init__(self, folder: Path, *, quick: bool = False, say: Say = quiet) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,10 @@ class Servers:
         self.postgres: Postgres | None = None
 
     def start(self) -> Stack:
-        """Both run when it returns; nothing is provisioned. KitTrouble, KafkaTrouble, PostgresTrouble: nothing runs."""
+        """Both run when it returns; nothing is provisioned.
+
+        KitTrouble, KafkaTrouble, PostgresTrouble: nothing runs.
+        """
         try:
             with ThreadPoolExecutor(2) as pool:
                 kafka = pool.submit(self._start_kafka)
@@ -93,15 +105,27 @@ class Servers:
     def stop(self) -> None:
         """Stop what was started here."""
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda server: server.stop(), [server for server in (self.kafka, self.postgres) if server]))
+            list(
+                pool.map(
+                    lambda server: server.stop(), [server for server in (self.kafka, self.postgres) if server]
+                )
+            )
 
     def dead(self) -> list[str]:
         """Which of them ended by itself."""
-        return [name for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server and server.poll() is not None]
+        return [
+            name
+            for name, server in (("kafka", self.kafka), ("postgres", self.postgres))
+            if server and server.poll() is not None
+        ]
 
     def pids(self) -> dict[str, int | None]:
         """Process ids of what was started here; None while it is down."""
-        return {name: server.pid for name, server in (("kafka", self.kafka), ("postgres", self.postgres)) if server}
+        return {
+            name: server.pid
+            for name, server in (("kafka", self.kafka), ("postgres", self.postgres))
+            if server
+        }
 
     def revive(self, name: str) -> None:
         """Start one that died again. KafkaTrouble, PostgresTrouble: it cannot."""
@@ -131,21 +155,35 @@ class Servers:
     def _stack(self, kafka: Future[tuple[str, str, str]], postgres: Future[tuple[str, str, int]]) -> Stack:
         admin, bootstrap, security = kafka.result()
         dsn, host, port = postgres.result()
-        return Stack(kafka_admin=admin, kafka_bootstrap=bootstrap, kafka_security=security, pg_admin_dsn=dsn, pg_host=host,
-                     pg_port=port, secrets=_passwords(self._folder / "secrets.json"))
+        return Stack(
+            kafka_admin=admin,
+            kafka_bootstrap=bootstrap,
+            kafka_security=security,
+            pg_admin_dsn=dsn,
+            pg_host=host,
+            pg_port=port,
+            secrets=_passwords(self._folder / "secrets.json"),
+        )
 
 
 def provision_stack(stack: Stack, say: Say = quiet) -> None:
     """Roles, schemas, tables, users, topics and ACLs, as contracts and tables ask for."""
-    for line in provision(pg_admin_dsn=stack.pg_admin_dsn, kafka_admin=stack.kafka_admin, secrets=stack.secrets,
-                          database=stack.database, now=datetime.now(UTC)):  # noqa: TID251 -- partitions go by the system clock
+    for line in provision(
+        pg_admin_dsn=stack.pg_admin_dsn,
+        kafka_admin=stack.kafka_admin,
+        secrets=stack.secrets,
+        database=stack.database,
+        now=datetime.now(UTC),
+    ):
         say(line)
 
 
 def cache_folder() -> Path:
     """Where what is fetched once is kept for every clone: CANBAO_CACHE, else the user's cache folder."""
     named = os.environ.get("CANBAO_CACHE")
-    return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canbao"
+    return (
+        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canbao"
+    )
 
 
 def _passwords(path: Path) -> dict[str, str]:
@@ -156,4 +194,3 @@ def _passwords(path: Path) -> dict[str, str]:
     if passwords != known:
         write_private(path, msgspec.json.encode(passwords))
     return passwords
-

@@ -1,11 +1,10 @@
-"""Who starts the sandbox's processes, starts them again when they die, and ends them all? For `up` and for the demo.
+"""Who starts the sandbox's processes, starts them again when they die, and ends them all?
 
-`running` does it inside the caller's process; `python -m sandbox.supervisor FOLDER` is the same in the background.
-Whatever ends the supervisor, SIGKILL too, ends everything it started (lifeline.py).
+`running` does it inside the caller's process; `python -m sandbox.supervisor FOLDER` is the same in the
+background. Whatever ends the supervisor, SIGKILL too, ends everything it started (lifeline.py).
 """
 
 import asyncio
-import fcntl
 import os
 import signal
 import sys
@@ -14,54 +13,24 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 
 from sandbox.lifeline import Child
 from sandbox.ports import write_private
 from sandbox.processes import ROOT, Process, make_processes
 from sandbox.stack import Say, Servers, Stack, provision_stack, quiet
+from sandbox.state import Course, Phase, Seen, State, answers, hold
 
-FENCED = 75                     # a service's word for: another holds my name or my connection is gone, start me again
+FENCED = 75  # a service's word for: another holds my name or my connection is gone, start me again
 READY_SECONDS = 60.0
 _STOP_SECONDS = 20.0
 _LOOK_SECONDS, _TELL_SECONDS = 0.05, 0.5
-_STEADY_SECONDS = 60.0          # who lived this long starts with a clean slate
+_STEADY_SECONDS = 60.0  # who lived this long starts with a clean slate
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.5, 30.0
-_PATIENT_FENCES = 2             # so often at once; then a fenced one waits like any other
+_PATIENT_FENCES = 2  # so often at once; then a fenced one waits like any other
 _LOG_BYTES = 50_000_000
-
-Phase = Literal["starting", "running", "waiting", "stopped"]
-Course = Literal["starting", "ready", "stopping", "stopped", "failed"]
-
-
-class AlreadyUp(RuntimeError):
-    """Another supervisor holds this folder."""
-
-
-class Seen(Struct, frozen=True, kw_only=True):
-    """One process as the others may know it. since: system clock, seconds. left: its last exit code."""
-
-    name: str
-    phase: Phase
-    pid: int | None
-    restarts: int
-    since: float
-    door: str = ""
-    path: str = ""
-    left: int | None = None
-
-
-class State(Struct, frozen=True, kw_only=True):
-    """What state.json says. phase: ready once every process has answered. said: progress lines. trouble: why it ended."""
-
-    pid: int
-    phase: Course
-    said: list[str]
-    processes: list[Seen]
-    trouble: str = ""
 
 
 def pause_seconds(failures: int, code: int) -> float:
@@ -105,8 +74,16 @@ class Keeper:
 
     def seen(self) -> Seen:
         """For state.json."""
-        return Seen(name=self.process.name, phase=self._phase, pid=self.pid, restarts=self._restarts, since=self._since,
-                    door=self.process.door, path=self.process.path, left=self._left)
+        return Seen(
+            name=self.process.name,
+            phase=self._phase,
+            pid=self.pid,
+            restarts=self._restarts,
+            since=self._since,
+            door=self.process.door,
+            path=self.process.path,
+            left=self._left,
+        )
 
     async def answers(self) -> bool:
         """Whether its door says that it is ready."""
@@ -115,7 +92,9 @@ class Keeper:
     def _launch(self) -> None:
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
-        self._child = Child(self.process.command, log=self._log, env=self.process.env, grace_seconds=_STOP_SECONDS, cwd=ROOT)
+        self._child = Child(
+            self.process.command, log=self._log, env=self.process.env, grace_seconds=_STOP_SECONDS, cwd=ROOT
+        )
         self._phase, self._since = "running", time.time()
 
     async def _keep(self) -> None:
@@ -125,7 +104,7 @@ class Keeper:
                 await asyncio.sleep(_LOOK_SECONDS)
             lived = time.time() - self._since
             self._failures = 1 if lived > _STEADY_SECONDS else self._failures + 1
-            self._child.ask_to_stop()       # releases the pipe; the watcher goes with it
+            self._child.ask_to_stop()  # releases the pipe; the watcher goes with it
             self._phase, self._left = "waiting", code
             await asyncio.sleep(pause_seconds(self._failures, code))
             self._restarts += 1
@@ -133,7 +112,9 @@ class Keeper:
 
 
 class Sandbox:
-    """A running sandbox. stack: where the servers are. keepers: by process name. doors: host:port by process name."""
+    """A running sandbox. stack: where the servers are. keepers: by process name. doors: host:port by process
+    name.
+    """
 
     def __init__(self, folder: Path, stack: Stack, servers: Servers, processes: list[Process]) -> None:
         self.folder, self.stack, self.servers = folder, stack, servers
@@ -171,8 +152,16 @@ class Sandbox:
 
     def seen(self) -> list[Seen]:
         """Servers and processes, for state.json."""
-        servers = [Seen(name=name, phase="running" if pid else "waiting", pid=pid, restarts=self._revived[name], since=self._since)
-                   for name, pid in self.servers.pids().items()]
+        servers = [
+            Seen(
+                name=name,
+                phase="running" if pid else "waiting",
+                pid=pid,
+                restarts=self._revived[name],
+                since=self._since,
+            )
+            for name, pid in self.servers.pids().items()
+        ]
         return servers + [keeper.seen() for keeper in self.keepers.values()]
 
     async def _revive(self) -> None:
@@ -191,13 +180,20 @@ class Sandbox:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, changes: Mapping[str, Mapping[str, Any]] | None = None, say: Say = quiet,
-                  quick: bool = False) -> AsyncIterator[Sandbox]:
-    """The whole sandbox over `folder`, started, for as long as the block lasts; call `ready` before using its doors.
+async def running(
+    folder: Path,
+    *,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    say: Say = quiet,
+    quick: bool = False,
+) -> AsyncIterator[Sandbox]:
+    """The whole sandbox over `folder`, started, for as long as the block lasts; call `ready` before using
+    its doors.
 
-    changes: settings by process name, see make_processes. AlreadyUp: somebody else runs it. The servers' troubles pass through.
+    changes: settings by process name, see make_processes. AlreadyUp: somebody else runs it. The servers'
+    troubles pass through.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 -- nothing runs yet that it could hold up
     with hold(folder):
         servers = Servers(folder, quick=quick, say=say)
         try:
@@ -213,53 +209,6 @@ async def running(folder: Path, *, changes: Mapping[str, Mapping[str, Any]] | No
                 await sandbox.stop()
         finally:
             await asyncio.to_thread(servers.stop)
-
-
-def hold(folder: Path) -> IO[str]:
-    """The folder's lock, until it is closed or this process ends. AlreadyUp: somebody else has it."""
-    held = (folder / "lock").open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        held.close()
-        raise AlreadyUp(f"a sandbox already runs over {folder}: ./canbao down ends it") from None
-    return held
-
-
-def is_up(folder: Path) -> bool:
-    """Whether a supervisor holds this folder."""
-    try:
-        hold(folder).close()
-    except AlreadyUp:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
-
-
-def read_state(folder: Path) -> State | None:
-    """What the folder's last supervisor wrote; None when there was none."""
-    try:
-        return msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
-    except FileNotFoundError:
-        return None
-
-
-async def answers(door: str, path: str) -> bool:
-    """Whether somebody answers at host:port, with a 200 if a path is given."""
-    host, _, port = door.rpartition(":")
-    try:
-        async with asyncio.timeout(2):
-            reader, writer = await asyncio.open_connection(host, int(port))
-            try:
-                if not path:
-                    return True
-                writer.write(f"GET {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n".encode())
-                return b" 200 " in await reader.readline()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
 
 
 async def _passed(event: asyncio.Event, seconds: float) -> None:
@@ -282,7 +231,9 @@ class Diary:
 
     def tell(self, phase: Course, processes: Sequence[Seen] = (), trouble: str = "") -> None:
         """Write how it goes now, if that is new."""
-        state = State(pid=os.getpid(), phase=phase, said=self.said, processes=list(processes), trouble=trouble)
+        state = State(
+            pid=os.getpid(), phase=phase, said=self.said, processes=list(processes), trouble=trouble
+        )
         text = msgspec.json.encode(state)
         if text != self._written:
             write_private(self._path, text)

@@ -1,8 +1,8 @@
-"""What do tests stand on? One real Kafka and one real Postgres per run, emptied before each test that asks for them."""
+"""What do tests stand on? One real Kafka and one real Postgres per run, emptied for each test that asks."""
 
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from tests.ground import Database, empty_tables, empty_topics, remember_seed
 def servers() -> Iterator[Stack]:
     """Running servers with nothing in them."""
     folder = Path(tempfile.mkdtemp(prefix="canbao-test-", dir="/tmp"))
-    folder.chmod(0o711)         # the user that root lends to Postgres must pass through
+    folder.chmod(0o711)  # the user that root lends to Postgres must pass through
     running = Servers(folder, quick=True)
     try:
         yield running.start()
@@ -35,10 +35,10 @@ def stack(servers: Stack) -> Stack:
 
 
 @pytest.fixture
-async def database(stack: Stack) -> AsyncIterator[Database]:
+async def database(stack: Stack) -> Database:
     """The provisioned database as a fresh installation finds it."""
     await empty_tables(stack)
-    yield Database(stack)
+    return Database(stack)
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
-"""How do tests get a fresh database and fresh topics in milliseconds? By deleting rows and records, not by making anew."""
+"""How do tests get a fresh database and fresh topics in milliseconds? By deleting rows and records."""
 
 import asyncio
-from contextlib import asynccontextmanager
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import asyncpg
 from confluent_kafka import KafkaException, TopicPartition
@@ -52,8 +53,8 @@ async def _remember_seed(stack: Stack) -> None:
     async with Database(stack).connect() as conn:
         await conn.execute("drop schema if exists seed cascade; create schema seed")
         for table in await _tables(conn):
-            if await conn.fetchval(f"select exists (select from {table})"):  # noqa: S608 -- names from the catalog, quoted by it
-                await conn.execute(f'create table seed."{table}" as select * from {table}')  # noqa: S608
+            if await conn.fetchval(f"select exists (select from {table})"):
+                await conn.execute(f'create table seed."{table}" as select * from {table}')
 
 
 async def empty_tables(stack: Stack) -> None:
@@ -61,11 +62,15 @@ async def empty_tables(stack: Stack) -> None:
     async with Database(stack).connect() as conn:
         tables = await _tables(conn)
         seeded = [row["tablename"] for row in await conn.fetch(_SEED_TABLES)]
-        await conn.execute(";".join((
-            "set session_replication_role = replica",
-            *(f"delete from {table}" for table in tables),  # noqa: S608
-            *(f'insert into {table} select * from seed."{table}"' for table in seeded),  # noqa: S608
-        )))
+        await conn.execute(
+            ";".join(
+                (
+                    "set session_replication_role = replica",
+                    *(f"delete from {table}" for table in tables),
+                    *(f'insert into {table} select * from seed."{table}"' for table in seeded),
+                )
+            )
+        )
 
 
 async def _tables(conn: asyncpg.Connection) -> list[str]:
@@ -76,10 +81,18 @@ def empty_topics(bootstrap: str) -> None:
     """Drop every record of our topics and every consumer group that nobody uses."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     known = admin.list_topics(timeout=10).topics
-    parts = [TopicPartition(name, number) for name in TOPICS if name in known for number in known[name].partitions]
-    ends = {part: future.result().offset for part, future in _offsets(admin, parts, OffsetSpec.latest()).items()}
-    begins = {part: future.result().offset for part, future in _offsets(admin, parts, OffsetSpec.earliest()).items()}
-    full = [TopicPartition(part.topic, part.partition, ends[part]) for part in parts if ends[part] > begins[part]]
+    parts = [
+        TopicPartition(name, number) for name in TOPICS if name in known for number in known[name].partitions
+    ]
+    ends = {
+        part: future.result().offset for part, future in _offsets(admin, parts, OffsetSpec.latest()).items()
+    }
+    begins = {
+        part: future.result().offset for part, future in _offsets(admin, parts, OffsetSpec.earliest()).items()
+    }
+    full = [
+        TopicPartition(part.topic, part.partition, ends[part]) for part in parts if ends[part] > begins[part]
+    ]
     if full:
         _drop(admin, full)
     groups = [group.group_id for group in admin.list_consumer_groups().result().valid]
@@ -87,11 +100,11 @@ def empty_topics(bootstrap: str) -> None:
         try:
             future.result()
         except KafkaException:
-            continue            # somebody is still in it, or a hand took it away before
+            continue  # somebody is still in it, or a hand took it away before
 
 
-def _offsets(admin: AdminClient, parts: list[TopicPartition], spec: OffsetSpec) -> dict:  # type: ignore[type-arg]
-    return admin.list_offsets(dict.fromkeys(parts, spec))  # type: ignore[no-any-return]
+def _offsets(admin: AdminClient, parts: list[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:
+    return admin.list_offsets(dict.fromkeys(parts, spec))
 
 
 def _drop(admin: AdminClient, full: list[TopicPartition]) -> None:
@@ -105,6 +118,8 @@ def _drop(admin: AdminClient, full: list[TopicPartition]) -> None:
 
 def _set_policy(admin: AdminClient, topics: list[str], policy: str) -> None:
     change = ConfigEntry("cleanup.policy", policy, incremental_operation=AlterConfigOpType.SET)
-    asked = [ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change]) for topic in topics]
+    asked = [
+        ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[change]) for topic in topics
+    ]
     for future in (admin.incremental_alter_configs(asked) if asked else {}).values():
         future.result()

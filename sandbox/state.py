@@ -1,0 +1,88 @@
+"""What runs over a folder? Its supervisor writes it down; whoever asks reads it without loading what runs."""
+
+import asyncio
+import fcntl
+from pathlib import Path
+from typing import IO, Literal
+
+import msgspec
+from msgspec import Struct
+
+Phase = Literal["starting", "running", "waiting", "stopped"]
+Course = Literal["starting", "ready", "stopping", "stopped", "failed"]
+
+
+class AlreadyUp(RuntimeError):
+    """Another supervisor holds this folder."""
+
+
+class Seen(Struct, frozen=True, kw_only=True):
+    """One process as the others may know it. since: system clock, seconds. left: its last exit code."""
+
+    name: str
+    phase: Phase
+    pid: int | None
+    restarts: int
+    since: float
+    door: str = ""
+    path: str = ""
+    left: int | None = None
+
+
+class State(Struct, frozen=True, kw_only=True):
+    """What state.json says. phase: ready once every process has answered. said: progress. trouble: why it
+    ended.
+    """
+
+    pid: int
+    phase: Course
+    said: list[str]
+    processes: list[Seen]
+    trouble: str = ""
+
+
+def hold(folder: Path) -> IO[str]:
+    """The folder's lock, until it is closed or this process ends. AlreadyUp: somebody else has it."""
+    held = (folder / "lock").open("a")
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        held.close()
+        raise AlreadyUp(f"a sandbox already runs over {folder}: ./canbao down ends it") from None
+    return held
+
+
+def is_up(folder: Path) -> bool:
+    """Whether a supervisor holds this folder."""
+    try:
+        hold(folder).close()
+    except AlreadyUp:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+def read_state(folder: Path) -> State | None:
+    """What the folder's last supervisor wrote; None when there was none."""
+    try:
+        return msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+    except FileNotFoundError:
+        return None
+
+
+async def answers(door: str, path: str) -> bool:
+    """Whether somebody answers at host:port, with a 200 if a path is given."""
+    host, _, port = door.rpartition(":")
+    try:
+        async with asyncio.timeout(2):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            try:
+                if not path:
+                    return True
+                writer.write(f"GET {path} HTTP/1.1\r\nHost: {door}\r\nConnection: close\r\n\r\n".encode())
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
