@@ -31,7 +31,7 @@ from services.notify.rules import (
 )
 from services.notify.rules.words import TEMPLATES, Told, words, yuan
 
-NOW = datetime(2024, 12, 20, 15, 30, tzinfo=UTC)  # half past eleven at night in Shanghai
+NOW = datetime(2024, 12, 20, 16, 30, tzinfo=UTC)  # half past midnight in Shanghai: already the 21st
 LI_NA = PersonId("0190a000-0000-7000-8000-000000000001")
 FACT = "0190f000-0000-7000-8000-000000000001"
 CASE = EnrollmentId("0190e000-0000-7000-8000-000000000001")
@@ -256,7 +256,7 @@ def test_a_refusal_leads_to_the_morning_to_the_mail_or_to_the_end(
             assert rules.number(request) == f"{FACT}.mail"
         case rules.Defers(deferred, at, timer):
             assert deferred.status == after == "DEFERRED"
-            assert at == datetime(2024, 12, 21, 0, 0, tzinfo=UTC)  # 08:00 the next day in Shanghai
+            assert at == datetime(2024, 12, 22, 0, 0, tzinfo=UTC)  # 08:00 the next day in Shanghai
             assert timer == rules.SendAgain(notification_id=FACT, person_id=LI_NA)
         case rules.Ended(dead, fact):
             assert dead.status == after == "DEAD"

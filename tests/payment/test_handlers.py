@@ -309,6 +309,14 @@ async def test_two_reports_of_one_payment_in_one_batch_count_once(world: World) 
     assert len(world.published) == 1
 
 
+async def test_one_number_for_two_people_in_one_batch_counts_once(world: World) -> None:
+    await world.when(bill(LI_NA), recorded(LI_NA), bill(WANG_JUN), recorded(WANG_JUN))
+
+    await world.when(reported(world, LI_NA), reported(world, WANG_JUN, request_id="another"), by="bank")
+
+    assert sorted(reason_of(answer) for answer in world.answers) == ["", "IDEMPOTENCY_CONFLICT"]
+
+
 async def test_one_number_for_two_payments_is_refused(world: World) -> None:
     await world.when(bill(LI_NA), recorded(LI_NA), bill(WANG_JUN), recorded(WANG_JUN))
     await world.when(reported(world, LI_NA), by="bank")
