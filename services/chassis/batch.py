@@ -15,7 +15,7 @@ from services.chassis.arrival import Arrival, RequestKey, Unreadable
 from services.chassis.database import AGAIN, is_passing
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import (
-    SomeSeen, drop_repeated, drop_seen, known_requests, refuse, remember_requests,
+    Known, SomeSeen, drop_repeated, drop_seen, known_requests, refuse, remember_requests,
 )
 from services.chassis.keys import Keyring
 from services.chassis.outbox import Memory
@@ -95,12 +95,23 @@ class Engine:
             _raise_unless_bug(error)
             await self._park(db, arrival, error)
             return
-        for seq in sorted(woken):
-            await self._redrive_one(db, seq)
+        await self.wake(db, sorted(woken))
+
+    async def wake(self, db: asyncpg.Connection, seqs: Sequence[int]) -> None:
+        """Try messages again that await their ground, each alone; one that fails is parked like any other."""
+        for seq in seqs:
+            try:
+                await self._attempt(db, [], wake=False, parked=frozenset({seq}))
+            except Exception as error:
+                _raise_unless_bug(error)
+                arrivals, _ = await parking.read_rows(Transaction(self.service, db, self.keys), [seq], self.reader)
+                for arrival in arrivals:
+                    await self._park(db, arrival, error)
 
     async def _attempt(
         self, db: asyncpg.Connection, arrivals: list[Arrival], *, unreadable: Sequence[Unreadable] = (),
         progress: tuple[str, Positions] | None = None, wake: bool = True, parked: frozenset[int] = frozenset(),
+        closed: bool = False,
     ) -> set[int]:
         """One transaction, run again while a deadlock, a repeated fact or an awaiting message asks for it.
 
@@ -108,7 +119,7 @@ class Engine:
         """
         again, ask_which, seqs = 0, False, set(parked)
         while True:
-            run = _Run(self, db, arrivals, seqs, wake=wake, ask_which=ask_which)
+            run = _Run(self, db, arrivals, seqs, wake=wake, closed=closed, ask_which=ask_which)
             try:
                 await run.transact(unreadable, progress)
             except SomeSeen:
@@ -127,7 +138,7 @@ class Engine:
     async def _park(self, db: asyncpg.Connection, arrival: Arrival, error: Exception) -> None:
         """The culprit goes aside with its refs; what comes for these refs later waits behind it."""
         tx = Transaction(self.service, db, self.keys)
-        run = _Run(self, db, [arrival], set(), wake=False, ask_which=False)
+        run = _Run(self, db, [arrival], set())
         async with _committing(tx):
             await run.lock(tx, arrival.refs)
             await run.remove_origins(tx, [arrival])
@@ -147,7 +158,7 @@ class Engine:
         """Stop every member of the service, by a row that outlives restarts, and say so. Raises Halted."""
         failures, handled = self.halt.counts()
         tx = Transaction(self.service, db, self.keys)
-        run = _Run(self, db, [], set(), wake=False, ask_which=False)
+        run = _Run(self, db, [], set())
         async with _committing(tx):
             await run.lock(tx, ())
             await tx.execute(
@@ -170,15 +181,15 @@ class Engine:
     async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> None:
         while True:
             tx = Transaction(self.service, db, self.keys)
-            closed = await parking.together(tx, seq)
+            rows = await parking.together(tx, seq)
             try:
-                await self._attempt(db, [], wake=False, parked=frozenset(closed))
+                await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
                 return
             except _Grown:
                 continue
             except Exception as error:
                 _raise_unless_bug(error)
-                log.warning("redrive_failed", seq=seq, rows=len(closed), error=_text(error))
+                log.warning("redrive_failed", seq=seq, rows=len(rows), error=_text(error))
                 return
 
     def _committed(self, run: "_Run") -> None:
@@ -206,10 +217,13 @@ class Engine:
 class _Run:
     """One attempt at one batch: the order of its statements is the engine's promise."""
 
-    def __init__(self, engine: Engine, db: asyncpg.Connection, arrivals: list[Arrival], seqs: set[int], *, wake: bool, ask_which: bool) -> None:
-        self.engine, self.db, self.arrivals, self.seqs, self.wake, self.ask_which = engine, db, arrivals, seqs, wake, ask_which
+    def __init__(self, engine: Engine, db: asyncpg.Connection, arrivals: list[Arrival], seqs: set[int], *,
+                 wake: bool = False, closed: bool = False, ask_which: bool = False) -> None:
+        self.engine, self.db, self.arrivals, self.seqs = engine, db, arrivals, seqs
+        self.wake, self.closed, self.ask_which = wake, closed, ask_which
         self.tx = Transaction(engine.service, db, engine.keys)
         self.handled: list[Arrival] = []
+        self.known: dict[RequestKey, Known] = {}
         self.asleep: set[int] = set()
         self.batch_id: int | None = None
 
@@ -226,7 +240,7 @@ class _Run:
             tx.take(go)
             await self._handle(tx, go)
             await self._keep(tx, behind, [*unreadable, *still_bad])
-            await remember_requests(tx, self.handled)
+            await remember_requests(tx, self.handled, self.known)
             await _save_later(tx)
             self.batch_id = await tx.outbox.write(tx)
             if progress:
@@ -257,7 +271,7 @@ class _Run:
         refs = sorted({ref for arrival in arrivals for ref in arrival.refs})
         found = await parking.look(tx, refs, self.seqs)
         blocked, go, behind = found.blocked, [], []
-        if blocked and self.seqs and not self.arrivals:
+        if blocked and self.closed:
             raise _Grown
         for arrival in arrivals:
             if blocked.isdisjoint(arrival.refs):
@@ -274,13 +288,13 @@ class _Run:
         return go, behind
 
     async def _handle(self, tx: Transaction, go: list[Arrival]) -> None:
-        known = await known_requests(tx, go)
+        self.known = await known_requests(tx, go)
         for arrival in go:
             if arrival.refusal is not None:
                 refuse(tx, arrival, Reason.SCHEMA_INVALID)
         for wave in waves([arrival for arrival in go if arrival.refusal is None]):
             calls: dict[Subscription, list[Arrival]] = {}
-            for arrival in drop_repeated(tx, wave, known):
+            for arrival in drop_repeated(tx, wave, self.known):
                 calls.setdefault(arrival.subscription, []).append(arrival)  # type: ignore[arg-type]
             for subscription, arrivals in calls.items():
                 await subscription.handler([arrival.message for arrival in arrivals], tx)

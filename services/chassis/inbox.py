@@ -20,10 +20,11 @@ class SomeSeen(Exception):
 
 
 class Known(NamedTuple):
-    """A request as it was first sent. answer: None while it is still being worked on."""
+    """A request as it was first sent. answer: None while it is still being worked on. stored: its row stands already."""
 
     digest: bytes
     answer: Answer | None
+    stored: bool
 
 
 async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bool) -> list[Arrival]:
@@ -61,13 +62,13 @@ async def known_requests(tx: "Transaction", arrivals: list[Arrival]) -> dict[Req
         " where (partner, request_id) in (select * from unnest($1::text[], $2::text[]))",
         [key.partner for key in keys], [key.request_id for key in keys],
     )
-    return {RequestKey(r[0], r[1]): Known(r[2], None if r[3] is None else _decode_answer(r[3])) for r in rows}
+    return {RequestKey(r[0], r[1]): Known(r[2], None if r[3] is None else _decode_answer(r[3]), True) for r in rows}
 
 
 def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey, Known]) -> list[Arrival]:
     """Commands that came before are answered from memory, or refused when the body differs; the rest is left.
 
-    A parked command that is redriven finds no row of its own: rows are written with the answer, or the promise of one.
+    A parked or waiting command that comes again itself may find its own row, without an answer: it is handled.
     """
     left = []
     for arrival in wave:
@@ -75,8 +76,8 @@ def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey
             left.append(arrival)
             continue
         before = known.get(arrival.request)
-        if before is None or (before.answer is None and arrival.seen):
-            known[arrival.request] = Known(arrival.digest, None)
+        if before is None or (before.answer is None and arrival.parked_seq is not None):
+            known[arrival.request] = Known(arrival.digest, None, before is not None)
             left.append(arrival)
         elif before.digest != arrival.digest:
             refuse(tx, arrival, Reason.IDEMPOTENCY_CONFLICT, field="request_id")
@@ -97,15 +98,19 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
     tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.partition)
 
 
-async def remember_requests(tx: "Transaction", handled: list[Arrival]) -> None:
+async def remember_requests(tx: "Transaction", handled: list[Arrival], known: dict[RequestKey, Known]) -> None:
     """Write the batch's commands with their answers, and the answers that earlier commands were promised."""
-    new: dict[RequestKey, Arrival] = {a.request: a for a in handled if a.request is not None and not a.seen}
-    rows = []
-    for request, arrival in new.items():
-        answer = tx.answers.get(request)
-        arrival.answer = answer
+    rows, new = [], set()
+    for arrival in handled:
+        request = arrival.request
+        if request is None:
+            continue
+        answer = arrival.answer = tx.answers.get(request)
         if answer is None and request not in tx.deferred and id(arrival.message) not in tx.waiting:
             raise AssertionError(f"{arrival.type} was neither answered nor deferred")
+        if known[request].stored:
+            continue
+        new.add(request)
         rows.append((*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key))
     if rows:
         await tx.execute(

@@ -53,11 +53,15 @@ async def look(tx: "Transaction", refs: list[Ref], included: Iterable[int]) -> F
 
 
 async def park(tx: "Transaction", arrival: Arrival, state: str, reason: Reason, detail: str, refs: Iterable[Ref]) -> None:
-    """Keep a message with its bytes, its reason and its refs. A second time does nothing."""
-    raw = arrival.raw
+    """Keep a message with its bytes, its reason and its refs. A second time does nothing.
+
+    A fact that awaited its ground has its inbox row already: it is kept without its event id, so that neither this
+    statement nor its redrive takes it for one that was handled.
+    """
+    raw, event_id = arrival.raw, None if arrival.seen and state != AWAITS else arrival.event_id
     rows = await tx.fetch(
         _PARK, state, reason.name, _clean(detail), arrival.type, raw.topic, raw.partition, raw.offset, raw.key,
-        encode(raw.headers), raw.value, None, arrival.event_id, arrival.since, sorted(set(refs)),
+        encode(raw.headers), raw.value, None, event_id, arrival.since, sorted(set(refs)),
     )
     if rows and state == PARKED:
         _tell(tx, rows[0][0], reason, arrival.type, raw, len(arrival.refs))
@@ -95,8 +99,8 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> t
         raw = Raw(topic, partition, offset, key, tuple(_decode_headers(headers or b"[]")), value, _millis(first_at))
         again = reader.again(raw, type, trusted=state != REFUSED)
         if isinstance(again, Arrival):
-            again.parked_seq, again.since, again.seen = seq, first_at, state == AWAITS
-            again.event_id = event_id or again.event_id
+            again.parked_seq, again.since = seq, first_at
+            again.seen = state == AWAITS or (again.event_id is not None and event_id is None)
             arrivals.append(again)
         elif again is not None:
             unreadable.append(again)

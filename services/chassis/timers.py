@@ -67,7 +67,7 @@ class Timers:
         rows = await db.fetch(
             "select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1) order by seq limit 100",
             AWAITS_SECONDS)
-        await self.engine.redrive(db, [row[0] for row in rows])
+        await self.engine.wake(db, [row[0] for row in rows])
 
     async def _now(self, db: asyncpg.Connection) -> datetime:
         skew: timedelta = await db.fetchval("select skew from clock")

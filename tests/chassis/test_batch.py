@@ -126,6 +126,41 @@ async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke
         assert sorted(await parked(made)) == [("AWAITS", "AWAITS_GROUND"), ("PARKED", "HANDLER_FAILED")]
 
 
+async def test_one_that_awaited_and_then_fails_is_parked_and_has_one_effect_after_its_redrive(database: Database) -> None:
+    async with toy(database) as made:
+        ground = approved()
+        late, ce_id = settled(ground), uuid7()
+        await made.run(made.arrived(late, event_id=ce_id))
+        made.grounds, made.poisoned = {ground.enrollment_id}, {"settle " + ground.enrollment_id}
+
+        await made.run(made.arrived(ground))
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED")]
+        await made.run(made.arrived(late, event_id=ce_id))          # delivered again meanwhile
+
+        made.poisoned = set()
+        await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked")])
+        assert await made.rows("select subject, seq from outbox where type like 'billing%' order by batch_id") == [
+            (ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+        assert await parked(made) == []
+
+
+async def test_a_sweep_does_not_redrive_what_is_parked(database: Database) -> None:
+    async with toy(database) as made:
+        ground = approved()
+        await made.run(made.arrived(settled(ground)))
+        made.poisoned = {ground.enrollment_id}
+        await made.run(made.arrived(ground))
+        made.poisoned = set()
+
+        await made.engine.wake(made.db, [seq for seq, in await made.rows("select seq from parked where state = 'AWAITS'")])
+
+        assert sorted(await parked(made)) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+        made.grounds = {ground.enrollment_id}
+        await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked where state = 'PARKED'")])
+        assert await made.rows("select subject, seq from outbox where type like 'billing%' order by batch_id, n") == [
+            (ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+
+
 async def test_more_than_twenty_failures_in_a_row_stop_the_service(database: Database) -> None:
     async with toy(database) as made:
         facts = [approved() for _ in range(60)]

@@ -69,6 +69,8 @@ class Toy:
         @on(PaymentSettled, refs=lambda f: [owes(f.enrollment_id)])
         async def settle(facts: Batch[PaymentSettled], tx: Transaction) -> None:
             for fact in facts:
+                if "settle " + fact.enrollment_id in self.poisoned:
+                    raise ZeroDivisionError("a bug")
                 if fact.enrollment_id in self.grounds:
                     tx.publish(waived(fact.enrollment_id, fact.person_id, tx.now), sequence=2)
                 else:
