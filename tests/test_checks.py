@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.source import ROOT
+from tests.source import ROOT, files
 
 BIN = Path(sys.executable).parent
 IMPORT_CONTRACTS = [
@@ -44,6 +44,20 @@ def run(*command: str, at: Path = ROOT) -> tuple[int, str]:
 def test_the_check_finds_nothing(command: tuple[str, ...]) -> None:
     code, said = run(*command)
 
+    assert code == 0, said
+
+
+def test_every_branch_of_every_rule_is_taken_by_a_row_of_a_table(tmp_path: Path) -> None:
+    others = ("handlers", "gateway", "callbacks", "api", "store", "read_model")  # these need servers
+    folders = [path.name for path in (ROOT / "services").iterdir() if path.is_dir() and path.name != "chassis"]
+    tables = [str(path) for path in files(*(f"tests/{name}" for name in folders))
+              if path.name.startswith("test_") and not path.stem.endswith(others)]
+    data = f"--data-file={tmp_path / 'coverage'}"
+
+    code, said = run("coverage", "run", data, "-m", "pytest", "-q", "--noconftest", *tables)
+    assert code == 0, said
+
+    code, said = run("coverage", "report", data)
     assert code == 0, said
 
 
