@@ -17,8 +17,8 @@ from sandbox.simulators.faults import Faults, check_faults, read_faults
 from sandbox.simulators.process import book, json_answer, listening, main
 
 # timeout: taken, never answered. dropped: taken, then the connection is cut. limited: 451, not taken.
-# bad_address: 550 at RCPT. refused: 554 after DATA.
-FAULTS = frozenset({"timeout", "dropped", "limited", "bad_address", "refused"})
+# bad_address: 550 at RCPT. refused: 554 after DATA. no_relay: 550 at MAIL, by the sender's address.
+FAULTS = frozenset({"no_relay", "timeout", "dropped", "limited", "bad_address", "refused"})
 
 
 class Settings(Struct, forbid_unknown_fields=True):
@@ -51,8 +51,19 @@ class Server:
         self.book: list[Taken] = []
         self._tried: Counter[str] = Counter()
 
-    async def handle_RCPT(self, server: SMTP, session: Session, envelope: Envelope, address: str,  # noqa: N802 aiosmtpd's name
-                          options: list[str]) -> str:
+    async def handle_MAIL(  # noqa: N802  aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, options: list[str]
+    ) -> str:
+        """A sender is named."""
+        if self.faults.of(address) == "no_relay":
+            return "550 5.7.1 relaying denied"
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return "250 OK"
+
+    async def handle_RCPT(  # noqa: N802  aiosmtpd's name
+        self, _server: SMTP, _session: Session, envelope: Envelope, address: str, _options: list[str]
+    ) -> str:
         """A recipient is named."""
         if self.faults.of(address, tried=self._tried[address]) == "bad_address":
             self._tried[address] += 1
@@ -60,7 +71,7 @@ class Server:
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:  # noqa: N802 aiosmtpd's name
+    async def handle_DATA(self, server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  as above
         """A mail is complete."""
         content = envelope.content or b""
         mail = message_from_bytes(content if isinstance(content, bytes) else content.encode(), policy=default)

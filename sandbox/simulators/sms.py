@@ -116,20 +116,25 @@ class Provider:
         self.counts["impatient"] += time.time() < self._not_before.get(wish.out_id, 0.0)
         if fault != "ok":
             self.counts[fault] += 1
-        if fault == "limited":
-            self._not_before[wish.out_id] = time.time() + self.settings.retry_after_seconds
-            return json_answer({"code": "Throttling.User"}, status=429,
-                               headers={"Retry-After": str(self.settings.retry_after_seconds)})
-        if fault == "down":
-            return json_answer({"code": "ServiceUnavailable"}, status=503)
-        if fault == "dropped":
-            return _cut(request)
+        if fault in ("limited", "down", "dropped"):
+            return self._not_taken(request, wish, fault)
         if code := self._refusal(wish, fault):
             return json_answer({"code": code, "message": f"{wish.phone} {code}"})
         sent = self._go_out(wish, reached=fault != "undelivered")
         if fault == "timeout":
             await asyncio.sleep(60)
         return json_answer({"code": "OK", "message": "OK", "biz_id": sent.biz_id})
+
+    def _not_taken(self, request: web.Request, wish: Wish, fault: str) -> web.StreamResponse:
+        if fault == "down":
+            return json_answer({"code": "ServiceUnavailable"}, status=503)
+        if fault == "limited":
+            wait = self.settings.retry_after_seconds
+            self._not_before[wish.out_id] = time.time() + wait
+            return json_answer({"code": "Throttling.User"}, status=429, headers={"Retry-After": str(wait)})
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
 
     def _refusal(self, wish: Wish, fault: str) -> str:
         if fault == "bad_number" or not re.fullmatch(r"1[3-9][0-9]{9}", wish.phone):
@@ -222,12 +227,6 @@ class Provider:
         except ValueError as error:
             return json_answer({"code": "PARAM_ERROR", "message": str(error)}, status=400)
         return json_answer({})
-
-
-def _cut(request: web.Request) -> web.Response:
-    if request.transport is not None:
-        request.transport.abort()
-    return web.Response()
 
 
 def _day(wish: Wish) -> tuple[str, str, str]:

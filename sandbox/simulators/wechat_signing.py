@@ -74,9 +74,12 @@ class Keys:
         except (InvalidSignature, ValueError) as error:
             raise Refused(401, "SIGN_ERROR", "签名错误，请检查后再试") from error
 
-    def sign_headers(self, body: bytes) -> dict[str, str]:
-        """The four headers (and the scheme's name) that make an answer or a callback the provider's own."""
-        stamp, nonce = str(int(time.time())), secrets.token_hex(16)
+    def sign_headers(self, body: bytes, *, stamp: str = "") -> dict[str, str]:
+        """The four headers (and the scheme's name) that make an answer or a callback the provider's own.
+
+        stamp: another timestamp than now.
+        """
+        stamp, nonce = stamp or str(int(time.time())), secrets.token_hex(16)
         text = stamp.encode() + b"\n" + nonce.encode() + b"\n" + body + b"\n"
         signature = base64.b64encode(self._private.sign(text, PKCS1v15(), hashes.SHA256())).decode()
         return {"Wechatpay-Timestamp": stamp, "Wechatpay-Nonce": nonce, "Wechatpay-Signature": signature,

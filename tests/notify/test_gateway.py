@@ -230,7 +230,7 @@ async def test_a_contact_sealed_for_another_person_is_never_sent(sms: Sms, provi
 
 
 async def test_a_wrong_secret_sends_nothing_and_condemns_no_number(files: Path, provider: str) -> None:
-    account = msgspec.structs.replace(read_sms_account(files / "ours.json"), secret="another")  # noqa: S106 not a secret
+    account = msgspec.structs.replace(read_sms_account(files / "ours.json"), secret="another")
     async with Sms(account, url=provider, keys=KEYS) as strange:
         with pytest.raises(NotSent):
             await strange.send(an_sms())
@@ -350,6 +350,13 @@ async def test_trouble_with_the_server_raises(
 
     assert len(await book(server["url"], message_id=message_id)) == taken
     assert isinstance(await mail.send(a_mail()), MailTaken)
+
+
+async def test_a_server_that_refuses_us_condemns_no_mailbox(mail: Mail, server: dict[str, str]) -> None:
+    await at(server["url"], "/simulator/faults", named={"no-reply@canbao.example": "no_relay"})
+
+    with pytest.raises(NotSent):
+        await mail.send(a_mail())
 
 
 async def test_no_mail_server_is_surely_not_sent(unused_tcp_port: int) -> None:
