@@ -280,9 +280,9 @@ def test_rules_and_contracts_compute_and_do_nothing_else() -> None:
 
 
 def imports(path: Path) -> set[str]:
-    """The full names of the modules that a file imports."""
+    """The full names of what a file imports: modules, and the names taken from them."""
     return {alias.name for node in each(path, ast.Import) for alias in node.names} | {
-        node.module or "" for node in each(path, ast.ImportFrom)}
+        f"{node.module}.{alias.name}" for node in each(path, ast.ImportFrom) for alias in node.names}
 
 
 # ---- Tests

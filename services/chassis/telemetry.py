@@ -89,16 +89,19 @@ def mask(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[
     """Hide what stands under a personal key, and every number that may be an ID card's or a phone's, at any
     depth.
     """
-    return {key: _MASK if key in _PERSONAL else _masked(value) for key, value in event.items()}
+    return {key: _MASK if key in _PERSONAL else masked(value) for key, value in event.items()}
 
 
-def _masked(value: Any) -> Any:
+def masked(value: Any) -> Any:
+    """A value without the numbers in it that may be an ID card's or a phone's; an error's text may quote
+    data.
+    """
     if isinstance(value, str):
         return _NUMBERS.sub(_MASK, value)
     if isinstance(value, dict):
         return mask(None, "", value)
     if isinstance(value, list | tuple | set | frozenset):
-        return [_masked(item) for item in value]
+        return [masked(item) for item in value]
     if isinstance(value, int | float | None):
         return _MASK if isinstance(value, int) and _NUMBERS.fullmatch(str(value)) else value
     return _NUMBERS.sub(_MASK, str(value))      # never an object's own fields
