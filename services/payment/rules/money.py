@@ -223,7 +223,7 @@ def same_person(one: Identity, other: Identity) -> bool:
 
     Simplified and traditional characters differ: the registration must be corrected first (domain E8).
     """
-    return _number(one) == _number(other) and _name(one) == _name(other)
+    return one == other or (_number(one) == _number(other) and _name(one) == _name(other))
 
 
 def _number(identity: Identity) -> str:
@@ -231,8 +231,7 @@ def _number(identity: Identity) -> str:
 
 
 def _name(identity: Identity) -> str:
-    name = identity.name.translate(_DOTS)
-    return "".join((name if name.isascii() else unicodedata.normalize("NFKC", name)).split())
+    return "".join(unicodedata.normalize("NFKC", identity.name.translate(_DOTS)).split())
 
 
 def answer(receipt: Receipt) -> dict[str, str]:
