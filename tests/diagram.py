@@ -6,6 +6,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from services.billing import rules as billing
 from services.enrollment.rules import applications, coverage
@@ -13,7 +14,7 @@ from services.notify import rules as notify
 from services.payment import rules as payment
 
 ROOT = Path(__file__).resolve().parents[1]
-Targets = Mapping[tuple[str, str], str | Iterable[str]]
+Targets = Mapping[Any, str | Iterable[str]]     # (state, event) -> where it leads
 
 # (service, aggregate) -> its transition table
 TABLES: dict[tuple[str, str], Targets] = {
@@ -31,16 +32,16 @@ def diagram(table: Targets) -> str:
     """Mermaid; what leaves a state as it is is not drawn."""
     lines = ["```mermaid", "stateDiagram-v2"]
     for (state, event), targets in table.items():
-        for target in [targets] if isinstance(targets, str) else sorted(targets):
-            if target != state:
-                lines.append(f"    {_named(state)} --> {target}: {event}")
+        reached = [targets] if isinstance(targets, str) else sorted(targets)
+        lines += [f"    {_named(state)} --> {target}: {event}" for target in reached if target != state]
     return "\n".join([*lines, "```"])
 
 
 def drawn(text: str, aggregate: str, table: Targets) -> str:
     """A README's text with this aggregate's diagram as the table says it."""
     mark = f"<!-- states: {aggregate} -->"
-    return re.sub(f"{mark}\n.*?```\n", lambda _: f"{mark}\n{diagram(table)}\n", text, count=1, flags=re.DOTALL)
+    picture = f"{mark}\n{diagram(table)}\n"
+    return re.sub(f"{mark}\n.*?```\n", lambda _: picture, text, count=1, flags=re.DOTALL)
 
 
 def readme(service: str) -> Path:

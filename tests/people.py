@@ -24,7 +24,7 @@ def instant(text: str) -> datetime:
 
 
 class Citizen(Struct, frozen=True, kw_only=True):
-    """Somebody with an account, an application and an obligation. number makes all ids, so they are the same in each run."""
+    """Somebody with an account, an application and an obligation. number makes all ids."""
 
     number: int
     name: str
@@ -64,22 +64,27 @@ class Citizen(Struct, frozen=True, kw_only=True):
 
     # What partners send
 
-    def registers(self, sealed: Sealed[Registration], *, request_id: str, region: str = REGION) -> RegisterAccount:
+    def registers(self, sealed: Sealed[Registration], *, request_id: str) -> RegisterAccount:
         """sealed: for enrollment, at this request_id."""
-        return RegisterAccount(request_id=request_id, region_code=region, registration=sealed)
+        return RegisterAccount(request_id=request_id, region_code=REGION, registration=sealed)
 
-    def submits(self, *categories: str, request_id: str = "submit", region: str = REGION, scheme: str = "RESIDENT",
-                year: int = YEAR, by: str = "self") -> SubmitEnrollment:
+    def submits(
+        self, *categories: str, request_id: str = "submit", region: str = REGION, scheme: str = "RESIDENT",
+        year: int = YEAR, by: str = "self",
+    ) -> SubmitEnrollment:
         """An application."""
-        return SubmitEnrollment(request_id=request_id, person_id=self.person_id, region_code=region, scheme=scheme,
-                                insurance_year=year, categories=list(categories), submitted_by=by)
+        return SubmitEnrollment(
+            request_id=request_id, person_id=self.person_id, region_code=region, scheme=scheme,
+            insurance_year=year, categories=list(categories), submitted_by=by,
+        )
 
-    def decided(self, decision: str, *categories: str, request_id: str = "review", enrollment_id: str = "",
-                officer: str = "officer-7", at: str = "2024-12-20T11:00+08:00",
-                reasons: tuple[str, ...] = ()) -> ReviewDecision:
+    def decided(
+        self, decision: str, *categories: str, request_id: str = "review", officer: str = "officer-7",
+        at: str = "2024-12-20T11:00+08:00", reasons: tuple[str, ...] = (),
+    ) -> ReviewDecision:
         """What the agency says about the application."""
         return ReviewDecision(
-            request_id=request_id, person_id=self.person_id, enrollment_id=enrollment_id or self.enrollment_id,
+            request_id=request_id, person_id=self.person_id, enrollment_id=self.enrollment_id,
             decision=decision, officer=officer, decided_at=instant(at), categories=list(categories),
             reasons=list(reasons),
         )
@@ -90,42 +95,50 @@ class Citizen(Struct, frozen=True, kw_only=True):
 
     # What services say
 
-    def approved(self, *categories: str, at: str = "2024-12-20T11:00+08:00", year: int = YEAR) -> EnrollmentApproved:
+    def approved(
+        self, *categories: str, at: str = "2024-12-20T11:00+08:00", year: int = YEAR
+    ) -> EnrollmentApproved:
         """The agency took the person in."""
         return EnrollmentApproved(
-            journey=self.journey, region_code=REGION, person_id=self.person_id, enrollment_id=self.enrollment_id,
-            scheme="RESIDENT", insurance_year=year, categories=list(categories), decided_at=instant(at),
+            journey=self.journey, region_code=REGION, person_id=self.person_id,
+            enrollment_id=self.enrollment_id, scheme="RESIDENT", insurance_year=year,
+            categories=list(categories), decided_at=instant(at),
         )
 
-    def payment_settled(self, *, fen: int = 40_000, at: str = "2024-12-21T09:30+08:00", version: int = 1,
-                        obligation_id: str = "") -> PaymentSettled:
+    def payment_settled(
+        self, *, fen: int = 40_000, at: str = "2024-12-21T09:30+08:00", version: int = 1
+    ) -> PaymentSettled:
         """Money was posted to the obligation."""
         return PaymentSettled(
-            journey=self.journey, region_code=REGION, person_id=self.person_id, enrollment_id=self.enrollment_id,
-            obligation_id=ObligationId(obligation_id or self.obligation_id), version=version, order_id=self.order_id,
-            item=0, amount_fen=fen, channel_code="wechat", channel_ref=f"4200{self.number}", paid_at=instant(at),
-            posted_at=instant(at),
+            journey=self.journey, region_code=REGION, person_id=self.person_id,
+            enrollment_id=self.enrollment_id, obligation_id=self.obligation_id, version=version,
+            order_id=self.order_id, item=0, amount_fen=fen, channel_code="wechat",
+            channel_ref=f"4200{self.number}", paid_at=instant(at), posted_at=instant(at),
         )
 
     def bill_settled(self, *, fen: int = 40_000, at: str = "2024-12-21T09:30+08:00") -> BillSettled:
         """The obligation is paid."""
         return BillSettled(
-            journey=self.journey, region_code=REGION, person_id=self.person_id, enrollment_id=self.enrollment_id,
-            obligation_id=self.obligation_id, version=1, order_id=self.order_id, paid_fen=fen, paid_at=instant(at),
+            journey=self.journey, region_code=REGION, person_id=self.person_id,
+            enrollment_id=self.enrollment_id, obligation_id=self.obligation_id, version=1,
+            order_id=self.order_id, paid_fen=fen, paid_at=instant(at),
         )
 
     def bill_waived(self, *, category: str = "orphan", at: str = "2024-12-20T11:01+08:00") -> BillWaived:
         """Nothing is due."""
         return BillWaived(
-            journey=self.journey, region_code=REGION, person_id=self.person_id, enrollment_id=self.enrollment_id,
-            obligation_id=self.obligation_id, version=1, scheme="RESIDENT", insurance_year=YEAR, category=category,
-            subsidy_fen=107_000, policy="demo-2025/1", waived_at=instant(at),
+            journey=self.journey, region_code=REGION, person_id=self.person_id,
+            enrollment_id=self.enrollment_id, obligation_id=self.obligation_id, version=1, scheme="RESIDENT",
+            insurance_year=YEAR, category=category, subsidy_fen=107_000, policy="demo-2025/1",
+            waived_at=instant(at),
         )
 
 
 LI_NA = Citizen(number=1, name="李娜", id_number="990100199003072428", phone="19900000001")
-WANG_JUN = Citizen(number=2, name="王军", id_number="990100196811230013", phone="19900000002")           # 低保, 重残
-ZHAO_XIAOYU = Citizen(number=3, name="赵小雨", id_number="99010020160601004X", phone="19900000003")        # 孤儿
+# 低保 and 重残
+WANG_JUN = Citizen(number=2, name="王军", id_number="990100196811230013", phone="19900000002")
+# 孤儿
+ZHAO_XIAOYU = Citizen(number=3, name="赵小雨", id_number="99010020160601004X", phone="19900000003")
 AYGUL = Citizen(number=4, name="阿依古丽·买买提", id_number="990100199510011267", phone="19900000004",
                 email="aygul@city.example")
 ZHANG_WEI = Citizen(number=5, name="张伟", id_number="990100200001010050", phone="19900000005")

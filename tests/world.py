@@ -1,4 +1,4 @@
-"""What does a handler's test need? Given rows, when messages arrive, then rows, facts and answers; real Postgres."""
+"""What does a handler's test need? Given rows, when messages come, then rows, facts and answers."""
 
 import importlib
 import tempfile
@@ -16,6 +16,7 @@ from msgspec.json import decode, encode
 from contracts.answers import Accepted, Answer, Rejected
 from contracts.message import CONTRACTS, Sealed, contract_of
 from contracts.partners import PARTNERS
+from contracts.reasons import Refused
 from sandbox.keys import make_keys
 from services.chassis.arrival import Arrival, Raw
 from services.chassis.batch import Engine
@@ -63,14 +64,14 @@ class World:
     async def when(self, *messages: Struct, by: str = "wechat") -> None:
         """These arrive in one batch; commands are sent by the partner."""
         await self.engine.run(self.db, [self._arrived(message, by) for message in messages])
-        await self._listen()
+        await self.listen()
 
     async def tell(self, *messages: Struct) -> None:
         """These come from inside, in one batch: outcomes of calls, a provider's verified word."""
         raws = [Raw("door", None, None, None, (), encode(message), 0) for message in messages]
         kinds = [self.on.by_type[type(message).__name__] for message in messages]
         await self.engine.run(self.db, [internal(kind, raw) for kind, raw in zip(kinds, raws, strict=True)])
-        await self._listen()
+        await self.listen()
 
     async def calls(self) -> list[tuple[str, str]]:
         """Type and number of each call that waits for the gateway."""
@@ -79,7 +80,7 @@ class World:
     async def later(self, until: str) -> None:
         """The clock moves on, and every timer that is due on the way fires."""
         await Timers(self.engine, self.on).advance(self.db, instant(until))
-        await self._listen()
+        await self.listen()
 
     async def kept(self, rows: Rows[Value], **by: str | bytes) -> list[Value]:
         """The rows with these values."""
@@ -107,9 +108,11 @@ class World:
         assert isinstance(what, Arrival), what
         return what
 
-    async def _listen(self) -> None:
+    async def listen(self) -> None:
+        """Take in what was said since the last time."""
         rows = await self.db.fetch(
-            "select batch_id, type, payload from outbox where batch_id > $1 order by batch_id, n", self._heard)
+            "select batch_id, type, payload from outbox where batch_id > $1 order by batch_id, n",
+            self._heard)
         self.published = [decode(r[2], type=CONTRACTS[r[1]].message) for r in rows if r[1] in CONTRACTS]
         self.answers = [decode(r[2], type=Accepted | Rejected) for r in rows if r[1] not in CONTRACTS]
         self._heard = max((r[0] for r in rows), default=self._heard)
@@ -132,9 +135,16 @@ def reason_of(answer: Answer) -> str:
     return answer.refusal.code if isinstance(answer, Rejected) else ""
 
 
-def said(fact: Struct) -> dict[str, Any]:
-    """A fact as its fields, to compare some of them."""
-    return {name: getattr(fact, name) for name in fact.__struct_fields__}
+def accepted(answer: Answer) -> dict[str, Any]:
+    """The result of a command that was accepted."""
+    assert isinstance(answer, Accepted), answer
+    return answer.result
+
+
+def refused(answer: Answer) -> Refused:
+    """Why a command was refused."""
+    assert isinstance(answer, Rejected), answer
+    return answer.refusal
 
 
 @cache

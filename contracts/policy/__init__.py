@@ -216,9 +216,13 @@ def _broken(policy: Policy) -> Iterable[tuple[str, str, str, str]]:
     resident, waiting, window = policy.resident, policy.waiting, policy.window
     if window.opens > window.closes:
         yield "window.closes", "a window opens before it closes", f">= {window.opens}", f"{window.closes}"
-    for key, fen in (("personal_fen", resident.personal_fen), ("subsidy_fen", resident.subsidy_fen)):
-        if fen < 0:
-            yield f"resident.{key}", "money is whole fen and not negative", "0 or more", f"{fen}"
+    for key, number in (
+        ("resident.personal_fen", resident.personal_fen),
+        ("resident.subsidy_fen", resident.subsidy_fen),
+        *((f"waiting.{name}", getattr(waiting, name)) for name in waiting.__struct_fields__),
+    ):
+        if number < 0:
+            yield key, "fen, months and years are not negative", "0 or more", f"{number}"
     for name, category in resident.categories.items():
         if not 0 <= category.due_fen <= resident.personal_fen:
             yield (f"resident.categories.{name}", "a category pays at most the personal part",
@@ -226,10 +230,6 @@ def _broken(policy: Policy) -> Iterable[tuple[str, str, str, str]]:
     if not 0 <= policy.ltc.fen <= resident.personal_fen:
         yield ("ltc.fen", "long-term care is inside the personal part",
                f"0 to {resident.personal_fen}", f"{policy.ltc.fen}")
-    for name in waiting.__struct_fields__:
-        number = getattr(waiting, name)
-        if number < 0:
-            yield f"waiting.{name}", "months and years are not negative", "0 or more", f"{number}"
 
 
 _PACKS = load_packs(Path(__file__).parent)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.policy import Policy, PolicyError, in_force, is_region, load, load_packs, policy_of
+from contracts.policy import Policy, PolicyError, Source, in_force, is_region, load, load_packs, policy_of
 from contracts.reasons import Reason
 
 PACK = Path(__file__).resolve().parents[2] / "contracts" / "policy" / "demo-2025.toml"
@@ -27,7 +27,8 @@ def test_a_policy_is_found_by_region_and_year(region: str, year: int, outcome: s
 
 
 def test_what_was_taken_in_under_a_policy_that_is_gone_is_a_bug() -> None:
-    assert is_region("990100") and not is_region("999999")
+    assert is_region("990100")
+    assert not is_region("999999")
     with pytest.raises(LookupError, match="YEAR_NOT_OPEN"):
         in_force("990100", 2026)
 
@@ -36,7 +37,7 @@ def test_every_value_says_where_it_comes_from_and_how_sure_we_are() -> None:
     policy = load("demo.toml", TEXT)
 
     assert policy.resident.personal_fen == 40_000
-    assert (policy.sources["resident.personal_fen"].source, policy.sources["resident.personal_fen"].sure) == ("S3:145", "HIGH")
+    assert policy.sources["resident.personal_fen"] == Source("S3:145", "HIGH")
     assert (policy.help.hotline, policy.help.hotline_in_sources) == ("12393", "12333")
 
 
@@ -63,22 +64,25 @@ def test_both_days_of_a_window_belong_to_it(day: date, outcome: bool) -> None:
         ("personal_fen =", "personal_fn =",
          "resident: Object contains unknown field `personal_fn`"),
         ("value = 40000, source = \"S3:145\",", "value = 40000,",
-         "resident.personal_fen: every value says where it comes from; expected { value, source, sure }, got { value, sure }"),
+         "resident.personal_fen: every value says where it comes from; "
+         "expected { value, source, sure }, got { value, sure }"),
         ("{ value = 40000, source = \"S3:145\", sure = \"HIGH\" }", "40000",
-         "resident.personal_fen: every value says where it comes from; expected { value, source, sure }, got 40000"),
+         "resident.personal_fen: every value says where it comes from; "
+         "expected { value, source, sure }, got 40000"),
         ('sure = "OURS"', 'sure = "SURELY"',
          "enrollment.flow.sure: Invalid enum value 'SURELY'"),
         ("value = 40000,", "value = -1,",
-         "resident.personal_fen: money is whole fen and not negative; expected 0 or more, got -1"),
+         "resident.personal_fen: fen, months and years are not negative; expected 0 or more, got -1"),
         ("due_fen = 12000", "due_fen = 40001",
-         "resident.categories.subsistence: a category pays at most the personal part; expected 0 to 40000, got 40001"),
+         "resident.categories.subsistence: a category pays at most the personal part; "
+         "expected 0 to 40000, got 40001"),
         ("value = 1000,", "value = 41000,",
          "ltc.fen: long-term care is inside the personal part; expected 0 to 40000, got 41000"),
         ("value = true", "value = false", "ltc.included: "),
         ("2025-03-31", "2024-03-31",
          "window.closes: a window opens before it closes; expected >= 2024-10-01, got 2024-03-31"),
         ("value = 3,", "value = -3,",
-         "waiting.fixed_months: months and years are not negative; expected 0 or more, got -3"),
+         "waiting.fixed_months: fen, months and years are not negative; expected 0 or more, got -3"),
         ("REVIEW_THEN_PAY", "PAY_THEN_REVIEW", "enrollment.flow: "),
         ("version = 1", "version", "(whole file): a pack is TOML; expected TOML, got "),
         ("version = 1", "", "(whole file): Object missing required field `version`"),

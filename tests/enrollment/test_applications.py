@@ -2,10 +2,12 @@
 
 from datetime import UTC, date, datetime
 from itertools import product
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from contracts.enrollment import ReviewDecision, SubmitEnrollment
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Refused
 from services.enrollment.rules.applications import (
@@ -29,55 +31,62 @@ ELSEWHERE = Partner(code="330100", kind="agency", name_zh="", may=(), regions=("
 NEW_ID = "0193d000-0000-7000-8000-00020000ffff"
 SUBMITTED = Enrollment(
     enrollment_id=LI_NA.enrollment_id, person_id=LI_NA.person_id, region_code="990100", scheme="RESIDENT",
-    insurance_year=2025, status="SUBMITTED", categories=["student"], channel_code="wechat", submitted_by="self",
-    submitted_at=NOW, decided_by=None, decided_at=None, reasons=[], sequence=1,
+    insurance_year=2025, status="SUBMITTED", categories=["student"], channel_code="wechat",
+    submitted_by="self", submitted_at=NOW, decided_by=None, decided_at=None, reasons=[], sequence=1,
 )
 
 
-def standing(status: str) -> Enrollment:
+def standing(state: str) -> Enrollment:
     """Li Na's application in some state."""
+    status, _, elsewhere = state.partition(" ")
     if status == "SUBMITTED":
         return SUBMITTED
-    return replace(SUBMITTED, status=status, decided_by="officer-7", decided_at=NOW, reasons=["DOC_MISSING"], sequence=2)
+    return replace(
+        SUBMITTED, status=status, region_code="330100" if elsewhere else "990100", decided_by="officer-7",
+        decided_at=NOW, reasons=["DOC_MISSING"], sequence=2,
+    )
 
 
 @pytest.mark.parametrize(
-    ("command", "channel", "known", "live", "today", "outcome"),
+    ("command", "live", "circumstances", "outcome"),
     [
-        (LI_NA.submits(),                        WECHAT,    True,  None,                   TODAY,             Applied),
-        (LI_NA.submits(scheme="NRCMS"),          WECHAT,    True,  None,                   TODAY,             Applied),
-        (LI_NA.submits(),                        WECHAT,    True,  None,                   date(2024, 10, 1), Applied),
-        (LI_NA.submits(),                        WECHAT,    True,  None,                   date(2025, 3, 31), Applied),
-        (LI_NA.submits("student"),               WECHAT,    True,  standing("RETURNED"),   TODAY,             Resubmitted),
-        (LI_NA.submits(region="999999"),         ELSEWHERE, False, None,                   TODAY,             "REGION_UNKNOWN"),
-        (LI_NA.submits(),                        ELSEWHERE, False, None,                   TODAY,             "CHANNEL_NOT_ENABLED"),
-        (LI_NA.submits(scheme="X"),              WECHAT,    False, None,                   TODAY,             "PERSON_NOT_FOUND"),
-        (LI_NA.submits(scheme="EMPLOYEE"),       WECHAT,    True,  None,                   TODAY,             "SCHEME_UNKNOWN"),
-        (LI_NA.submits(year=2026),               WECHAT,    True,  None,                   TODAY,             "YEAR_NOT_OPEN"),
-        (LI_NA.submits("king"),                  WECHAT,    True,  None,                   date(2024, 9, 30), "WINDOW_CLOSED"),
-        (LI_NA.submits(),                        WECHAT,    True,  None,                   date(2025, 4, 1),  "WINDOW_CLOSED"),
-        (LI_NA.submits("student", "king"),       WECHAT,    True,  standing("SUBMITTED"),  TODAY,             "CATEGORY_UNKNOWN"),
-        (LI_NA.submits(),                        WECHAT,    True,  standing("SUBMITTED"),  TODAY,             "ALREADY_ENROLLED"),
-        (LI_NA.submits(),                        WECHAT,    True,  standing("APPROVED"),   TODAY,             "ALREADY_ENROLLED"),
-        (LI_NA.submits(),                        WECHAT,    True,
-         replace(standing("RETURNED"), region_code="330100"),                              TODAY,             "ALREADY_ENROLLED"),
+        (LI_NA.submits(), None, {}, Applied),
+        (LI_NA.submits(scheme="NRCMS"), None, {}, Applied),
+        (LI_NA.submits(), None, {"today": date(2024, 10, 1)}, Applied),
+        (LI_NA.submits(), None, {"today": date(2025, 3, 31)}, Applied),
+        (LI_NA.submits("student"), "RETURNED", {}, Resubmitted),
+        (LI_NA.submits(region="999999"), None, {"channel": ELSEWHERE}, "REGION_UNKNOWN"),
+        (LI_NA.submits(), None, {"channel": ELSEWHERE, "person_known": False}, "CHANNEL_NOT_ENABLED"),
+        (LI_NA.submits(scheme="X"), None, {"person_known": False}, "PERSON_NOT_FOUND"),
+        (LI_NA.submits(scheme="EMPLOYEE", year=2026), None, {}, "SCHEME_UNKNOWN"),
+        (LI_NA.submits(year=2026), None, {}, "YEAR_NOT_OPEN"),
+        (LI_NA.submits("king"), None, {"today": date(2024, 9, 30)}, "WINDOW_CLOSED"),
+        (LI_NA.submits(), None, {"today": date(2025, 4, 1)}, "WINDOW_CLOSED"),
+        (LI_NA.submits("student", "king"), "SUBMITTED", {}, "CATEGORY_UNKNOWN"),
+        (LI_NA.submits(), "SUBMITTED", {}, "ALREADY_ENROLLED"),
+        (LI_NA.submits(), "APPROVED", {}, "ALREADY_ENROLLED"),
+        (LI_NA.submits(), "RETURNED elsewhere", {}, "ALREADY_ENROLLED"),
     ],
 )
-def test_a_person_applies_once_a_year_inside_the_window(  # type: ignore[no-untyped-def]
-    command, channel, known, live, today, outcome,
+def test_a_person_applies_once_a_year_inside_the_window(
+    command: SubmitEnrollment, live: str | None, circumstances: dict[str, Any], outcome: type | str
 ) -> None:
-    result = apply(command, channel=channel, person_known=known, live=live, enrollment_id=NEW_ID, now=NOW, today=today)
+    known: dict[str, Any] = {"channel": WECHAT, "person_known": True, "today": TODAY} | circumstances
 
-    assert result.code == outcome if isinstance(result, Refused) else type(result) is outcome
+    result = apply(command, live=standing(live) if live else None, enrollment_id=NEW_ID, now=NOW, **known)
+
+    assert (result.code if isinstance(result, Refused) else type(result)) == outcome
 
 
-def test_an_application_keeps_what_was_claimed_and_the_old_rural_scheme_is_the_resident_one() -> None:
+def test_an_application_keeps_the_claims_and_the_old_rural_scheme_is_the_resident_one() -> None:
     command = LI_NA.submits("student", "subsistence", scheme="NRCMS", by="teacher-3")
 
-    result = apply(command, channel=WECHAT, person_known=True, live=None, enrollment_id=NEW_ID, now=NOW, today=TODAY)
+    result = apply(command, channel=WECHAT, person_known=True, live=None, enrollment_id=NEW_ID, now=NOW,
+                   today=TODAY)
 
+    claimed = ["student", "subsistence"]
     assert result == Applied(replace(
-        SUBMITTED, enrollment_id=NEW_ID, categories=["student", "subsistence"], submitted_by="teacher-3"))
+        SUBMITTED, enrollment_id=NEW_ID, categories=claimed, submitted_by="teacher-3"))
 
 
 def test_a_returned_application_comes_again_under_its_own_id_and_forgets_the_decision() -> None:
@@ -93,22 +102,24 @@ def test_a_returned_application_comes_again_under_its_own_id_and_forgets_the_dec
 @pytest.mark.parametrize(
     ("command", "enrollment", "agency", "outcome"),
     [
-        (LI_NA.decided("APPROVE", "student"),           SUBMITTED,             AGENCY,    Approved),
-        (LI_NA.decided("RETURN"),                       SUBMITTED,             AGENCY,    Returned),
-        (LI_NA.decided("REJECT"),                       SUBMITTED,             AGENCY,    Rejected),
-        (LI_NA.decided("SUBMIT"),                       None,                  AGENCY,    "SCHEMA_INVALID"),
-        (LI_NA.decided("APPROVE"),                      None,                  AGENCY,    "ENROLLMENT_NOT_FOUND"),
-        (WANG_JUN.decided("APPROVE"),                   SUBMITTED,             AGENCY,    "ENROLLMENT_NOT_FOUND"),
-        (LI_NA.decided("APPROVE", "king"),              SUBMITTED,             ELSEWHERE, "NOT_PERMITTED"),
-        (LI_NA.decided("APPROVE", "student", "king"),   standing("APPROVED"),  AGENCY,    "CATEGORY_UNKNOWN"),
-        (LI_NA.decided("APPROVE", officer="self"),      standing("APPROVED"),  AGENCY,    "CASE_STATE"),
-        (LI_NA.decided("APPROVE", officer="self"),      SUBMITTED,             AGENCY,    "SELF_REVIEW"),
+        (LI_NA.decided("APPROVE", "student"), "SUBMITTED", AGENCY, Approved),
+        (LI_NA.decided("RETURN"), "SUBMITTED", AGENCY, Returned),
+        (LI_NA.decided("REJECT"), "SUBMITTED", AGENCY, Rejected),
+        (LI_NA.decided("SUBMIT"), None, AGENCY, "SCHEMA_INVALID"),
+        (LI_NA.decided("APPROVE"), None, AGENCY, "ENROLLMENT_NOT_FOUND"),
+        (WANG_JUN.decided("APPROVE"), "SUBMITTED", AGENCY, "ENROLLMENT_NOT_FOUND"),
+        (LI_NA.decided("APPROVE", "king"), "SUBMITTED", ELSEWHERE, "NOT_PERMITTED"),
+        (LI_NA.decided("APPROVE", "student", "king"), "APPROVED", AGENCY, "CATEGORY_UNKNOWN"),
+        (LI_NA.decided("APPROVE", officer="self"), "APPROVED", AGENCY, "CASE_STATE"),
+        (LI_NA.decided("APPROVE", officer="self"), "SUBMITTED", AGENCY, "SELF_REVIEW"),
     ],
 )
-def test_the_agency_of_the_insured_place_decides_once(command, enrollment, agency, outcome) -> None:  # type: ignore[no-untyped-def]
-    result = decide(command, enrollment, agency=agency)
+def test_the_agency_of_the_insured_place_decides_once(
+    command: ReviewDecision, enrollment: str | None, agency: Partner, outcome: type | str
+) -> None:
+    result = decide(command, standing(enrollment) if enrollment else None, agency=agency)
 
-    assert result.code == outcome if isinstance(result, Refused) else type(result) is outcome
+    assert (result.code if isinstance(result, Refused) else type(result)) == outcome
 
 
 def test_an_approval_keeps_what_was_certified_not_what_was_claimed() -> None:
@@ -128,7 +139,9 @@ def test_a_returned_application_says_what_to_correct() -> None:
 
 
 @pytest.mark.parametrize(("state", "act"), list(product(EnrollmentState, EnrollmentAct)))
-def test_every_act_in_every_state_does_what_the_table_says(state: EnrollmentState, act: EnrollmentAct) -> None:
+def test_every_act_in_every_state_does_what_the_table_says(
+    state: EnrollmentState, act: EnrollmentAct
+) -> None:
     stands = None if state is EnrollmentState.NONE else standing(state)
     if act is EnrollmentAct.SUBMIT:
         # Who was rejected applies anew: the rejected one stays as it is.
@@ -137,7 +150,8 @@ def test_every_act_in_every_state_does_what_the_table_says(state: EnrollmentStat
                        now=NOW, today=TODAY)
         changed = result.enrollment if isinstance(result, Applied | Resubmitted) else None
         if state is EnrollmentState.REJECTED:
-            assert changed is not None and changed.enrollment_id == NEW_ID
+            assert changed is not None
+            assert changed.enrollment_id == NEW_ID
             changed = None
     else:
         decision = decide(LI_NA.decided(act), stands, agency=AGENCY)

@@ -34,10 +34,19 @@ APPROVED_AT, PAID_AT = instant("2024-12-20T11:00+08:00"), instant("2024-12-21T09
 APPROVED = replace(NONE, status="PENDING", approved_at=APPROVED_AT)
 PAID = replace(NONE, status="PENDING", paid_at=PAID_AT)
 WAITING = replace(
-    APPROVED, status="WAITING", paid_at=PAID_AT, starts_on=date(2025, 1, 1), ends_on=date(2025, 12, 31), sequence=1)
+    APPROVED, status="WAITING", paid_at=PAID_AT, starts_on=date(2025, 1, 1), ends_on=date(2025, 12, 31),
+    sequence=1,
+)
 ACTIVE = replace(WAITING, status="ACTIVE", sequence=2)
-IN_TIME, LATE = LI_NA.bill_settled(), LI_NA.bill_settled(at="2025-05-10T09:30+08:00")
-DECEMBER, FEBRUARY = date(2024, 12, 22), date(2025, 2, 20)
+DECEMBER, FEBRUARY, APRIL = date(2024, 12, 22), date(2025, 2, 20), date(2025, 4, 1)
+
+
+def paid(at: str) -> BillSettled:
+    """The bill was paid at an instant."""
+    return LI_NA.bill_settled(at=at)
+
+
+IN_TIME, LATE = paid("2024-12-21T09:30+08:00"), paid("2025-05-10T09:30+08:00")
 
 
 @pytest.mark.parametrize(
@@ -56,7 +65,9 @@ DECEMBER, FEBRUARY = date(2024, 12, 22), date(2025, 2, 20)
         (True,  6, 0, 1, 8),   # … and above it without repair
     ],
 )
-def test_who_missed_years_waits_longer(in_window: bool, gap_years: int, repaired: int, free: int, months: int) -> None:
+def test_who_missed_years_waits_longer(
+    in_window: bool, gap_years: int, repaired: int, free: int, months: int
+) -> None:
     policy = Waiting(fixed_months=3, per_gap_year_months=1, free_gap_years=free, long_gap_years=4,
                      long_gap_floor_months=6)
 
@@ -82,24 +93,25 @@ def test_months_end_on_the_same_day_or_the_last_of_the_month(day: date, months: 
 @pytest.mark.parametrize(
     ("fact", "coverage", "today", "outcome", "starts_on"),
     [
-        (IN_TIME, APPROVED, DECEMBER, Waits, date(2025, 1, 1)),                                     # paid before the year
-        (LI_NA.bill_settled(at="2025-02-20T09:30+08:00"), APPROVED, FEBRUARY, Starts, date(2025, 2, 20)),    # in it
-        (LI_NA.bill_settled(at="2025-03-31T15:59:58Z"), APPROVED, date(2025, 4, 1), Starts, date(2025, 3, 31)),  # G18
-        (LI_NA.bill_settled(at="2025-03-31T16:00Z"), APPROVED, date(2025, 4, 1), Waits, date(2025, 7, 1)),   # late, G10
-        (LATE, APPROVED, date(2025, 5, 10), Waits, date(2025, 8, 10)),                              # late, G10
-        (LATE, APPROVED, date(2025, 8, 10), Starts, date(2025, 8, 10)),                             # … heard late too
-        (LI_NA.bill_waived(), APPROVED, DECEMBER, Waits, date(2025, 1, 1)),                         # G2
-        (LI_NA.bill_waived(at="2025-04-03T09:00+08:00"), APPROVED, date(2025, 4, 3), Starts, date(2025, 4, 3)),
-        (IN_TIME, NONE, DECEMBER, Pending, None),                                                   # not approved yet
+        (IN_TIME, APPROVED, DECEMBER, Waits, date(2025, 1, 1)),                    # paid before the year
+        (paid("2025-02-20T09:30+08:00"), APPROVED, FEBRUARY, Starts, date(2025, 2, 20)),        # … in it
+        (paid("2025-03-31T15:59:58Z"), APPROVED, APRIL, Starts, date(2025, 3, 31)),             # G18
+        (paid("2025-03-31T16:00:00Z"), APPROVED, APRIL, Waits, date(2025, 7, 1)),               # late, G10
+        (LATE, APPROVED, date(2025, 5, 10), Waits, date(2025, 8, 10)),                          # late, G10
+        (LATE, APPROVED, date(2025, 8, 10), Starts, date(2025, 8, 10)),            # … and heard late too
+        (LI_NA.bill_waived(), APPROVED, DECEMBER, Waits, date(2025, 1, 1)),                     # G2
+        (LI_NA.bill_waived(at="2025-04-01T09:00+08:00"), APPROVED, APRIL, Starts, APRIL),
+        (IN_TIME, NONE, DECEMBER, Pending, None),                                  # not approved yet
         (LI_NA.bill_waived(), NONE, DECEMBER, Pending, None),
-        (IN_TIME, PAID, DECEMBER, Unchanged, None),                                                 # heard twice
+        (IN_TIME, PAID, DECEMBER, Unchanged, None),                                # heard twice
         (IN_TIME, WAITING, DECEMBER, Unchanged, None),
         (IN_TIME, ACTIVE, FEBRUARY, Unchanged, None),
-        (IN_TIME, None, DECEMBER, Awaits, None),                                                    # heard too early
+        (IN_TIME, None, DECEMBER, Awaits, None),                                   # heard too early
     ],
 )
 def test_a_settled_bill_starts_cover_or_lets_it_wait(
-    fact: BillSettled | BillWaived, coverage: Coverage | None, today: date, outcome: type, starts_on: date | None
+    fact: BillSettled | BillWaived, coverage: Coverage | None, today: date, outcome: type,
+    starts_on: date | None,
 ) -> None:
     result = pay(fact, coverage, today=today)
 
@@ -142,7 +154,8 @@ def test_the_first_day_starts_cover_that_waits(coverage: Coverage, today: date, 
 def test_cover_begins_at_midnight_in_china_and_says_why() -> None:
     result, late = pay(IN_TIME, APPROVED, today=DECEMBER), pay(LATE, APPROVED, today=date(2025, 5, 10))
 
-    assert isinstance(result, Waits) and isinstance(late, Waits)
+    assert isinstance(result, Waits)
+    assert isinstance(late, Waits)
     assert result.begins_at == datetime(2024, 12, 31, 16, tzinfo=UTC)
     assert result.because == "在集中征缴期内参保，无待遇等待期，自2025年1月1日起享受待遇"
     assert late.because == "未在集中征缴期内缴费，待遇等待期3个月，自2025年8月10日起享受待遇"
@@ -150,7 +163,7 @@ def test_cover_begins_at_midnight_in_china_and_says_why() -> None:
 
 def test_cover_that_would_begin_after_its_year_is_for_a_person_to_judge() -> None:
     with pytest.raises(AssertionError, match="would begin after its year"):
-        pay(LI_NA.bill_settled(at="2025-11-10T09:30+08:00"), APPROVED, today=date(2025, 11, 10))
+        pay(paid("2025-11-10T09:30+08:00"), APPROVED, today=date(2025, 11, 10))
 
 
 STANDING = {"NONE": [NONE], "PENDING": [APPROVED, PAID], "WAITING": [WAITING], "ACTIVE": [ACTIVE]}
@@ -171,8 +184,12 @@ def after(coverage: Coverage, event: CoverageEvent, today: date) -> str:
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(CoverageState, CoverageEvent)))
-def test_every_event_in_every_state_leads_where_the_table_says(state: CoverageState, event: CoverageEvent) -> None:
-    assert {after(coverage, event, day) for coverage in STANDING[state] for day in DAYS} == TRANSITIONS[state, event]
+def test_every_event_in_every_state_leads_where_the_table_says(
+    state: CoverageState, event: CoverageEvent
+) -> None:
+    reached = {after(coverage, event, day) for coverage in STANDING[state] for day in DAYS}
+
+    assert reached == TRANSITIONS[state, event]
 
 
 def test_the_table_is_complete() -> None:

@@ -3,6 +3,7 @@
 from calendar import monthrange
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from msgspec import Struct
@@ -124,6 +125,8 @@ def waiting_months(*, in_window: bool, gap_years: int, repaired_years: int, poli
     return max(months, policy.long_gap_floor_months) if gap_years >= policy.long_gap_years else months
 
 
+# A batch asks for the same few days over and over: what follows from a day alone is computed once.
+@lru_cache(maxsize=1024)
 def months_after(day: date, months: int) -> date:
     """The same day so many months later, or the last day of a shorter month."""
     years, month = divmod(day.month - 1 + months, 12)
@@ -131,6 +134,7 @@ def months_after(day: date, months: int) -> date:
     return date(year, month + 1, min(day.day, monthrange(year, month + 1)[1]))
 
 
+@lru_cache(maxsize=1024)
 def midnight(day: date) -> datetime:
     """The instant (UTC) at which a civil day begins in China."""
     return datetime.combine(day, time(), CHINA).astimezone(UTC)
@@ -188,6 +192,7 @@ def _rest(coverage: Coverage, *, today: date) -> Pending | Waits | Starts:
     return Starts(covered)
 
 
+@lru_cache(maxsize=1024)
 def _because(starts_on: date, months: int) -> str:
     day = f"{starts_on.year}年{starts_on.month}月{starts_on.day}日"
     if months:
