@@ -7,6 +7,7 @@ from contracts.partners import PARTNERS
 
 PARTITIONS = 4          # the same everywhere: what concerns one person shares a partition number on every topic
 SERVICES = ("enrollment", "billing", "payment", "notify")
+OPERATED = (*SERVICES, "console")    # who parks and halts, says so, and takes operators' orders
 MAX_MESSAGE_BYTES = 262_144
 
 
@@ -59,16 +60,17 @@ def _all() -> tuple[Topic, ...]:
         _published(billing.BILLS, "billing", "enrollment", "payment", "notify"),
         _published(payment.PAYMENTS, "payment", "billing", "notify"),
         _published(notify.NOTIFICATIONS, "notify"),
-        *(_published(operations.OPERATIONS.format(service=s), s, agencies=False) for s in SERVICES),
-        _inbound("operators", "operators", "enrollment", "billing", "payment", "notify"),
+        *(_published(operations.OPERATIONS.format(service=s), s, agencies=False) for s in OPERATED),
+        _inbound("operators", "operators", *OPERATED),
     ]
     for partner in PARTNERS.values():
         if partner.kind == "channel":
             topics.append(_inbound(partner.topic, partner.code, "enrollment", "billing", "payment"))
         elif partner.kind == "agency":
             topics.append(_inbound(partner.topic, partner.code, "enrollment"))
+        writers = OPERATED if partner.kind == "operator" else SERVICES
         topics.append(
-            Topic(name=partner.replies, owner="enrollment", writers=SERVICES, readers=(partner.code, *_WATCHERS), retention_days=7)
+            Topic(name=partner.replies, owner="enrollment", writers=writers, readers=(partner.code, *_WATCHERS), retention_days=7)
         )
     return tuple(topics)
 

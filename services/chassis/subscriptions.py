@@ -75,8 +75,13 @@ class Subscriptions:
             if subscription.is_command:
                 names |= {p.topic for p in PARTNERS.values() if subscription.type in p.may and p.kind != "operator"}
             else:
-                names.add(subscription.contract.topic)
+                names |= _published_on(subscription.contract)
         return sorted(names)
+
+
+def _published_on(contract: Contract) -> set[str]:
+    """Where a fact is said: one topic, or each service's own for what the engine says of every service."""
+    return {name for name, topic in TOPICS.items() if name == contract.topic.format(service=topic.owner)}
 
 
 def _seals(message: type[Struct]) -> dict[str, type[Struct]]:
