@@ -83,7 +83,7 @@ def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs
     metrics.parked(tx.service, reason)
     source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
     tx.publish(
-        MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=type, source=source, refs=refs, at=tx.now),
+        MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=_clean(type), source=source, refs=refs, at=tx.now),
         sequence=1,
     )
 
