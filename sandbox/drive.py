@@ -25,16 +25,15 @@ from contracts.enrollment import (
 from contracts.message import Sealed, contract_of
 from contracts.operations import AdvanceClock
 from contracts.payment import CartItem, ReportPayment, StartPayment
-from sandbox import mischief
 from sandbox.city import Citizen, City, Conduct, Step
-from sandbox.expected import Picture
-from sandbox.forger import forge
-from sandbox.partner import Answer, Partner, Place, Unanswered
+from sandbox.nuisance import Nuisance
+from sandbox.partner import Answer, Partner, Unanswered
 from sandbox.people import REGION
 from sandbox.watch import Watch
 
-YEAR, SCHEME = 2025, "resident"
+YEAR, SCHEME = 2025, "RESIDENT"
 IN_FLIGHT = 1_500  # citizens who act at the same time
+CLOCK_SECONDS = 240.0  # an advance runs the timers of all the time between
 LATE_SECONDS = 3.0  # how late a late callback is
 _BEHAVIOURS = {
     Conduct.LATE_CALLBACK: "late",
@@ -64,7 +63,7 @@ class Outside(Struct, frozen=True, kw_only=True):
 class Drive:
     """One run of the plan. done: how many citizens passed each step. people: person_id by citizen number.
 
-    planted: what must come out beyond the citizens' outcomes, known once the records stand in their topics.
+    refused: who was refused, or not answered, against the plan, with the reason. nuisance: the mischief beside it.
     """
 
     def __init__(
@@ -73,14 +72,10 @@ class Drive:
         self.city, self.partners, self.watch, self.outside = city, partners, watch, outside
         self.done: Counter[str] = Counter()
         self.people: dict[int, str] = {}
-        self.planted = Picture()
         self.refused: set[tuple[str, str]] = set()
-        self.forged_places: set[str] = set()
+        self.nuisance = Nuisance(city, partners, run)
         self._run = run  # makes request ids new in every run
         self._turns = asyncio.Semaphore(IN_FLIGHT)
-        self._forgeries: dict[tuple[int, str], list[mischief.Forgery]] = {}
-        for forgery in city.forgeries:
-            self._forgeries.setdefault((forgery.victim, forgery.step), []).append(forgery)
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_review: set[str] = set()
         self._first: asyncio.Future[tuple[Citizen, str]] = asyncio.get_running_loop().create_future()
@@ -89,16 +84,14 @@ class Drive:
         """Everything until the last citizen has done the last step. submissions: the agency's consumer."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128)) as self._http:
             agency = asyncio.create_task(self._agency(submissions))
-            nuisance = asyncio.create_task(self._nuisance())
+            nuisance = asyncio.create_task(self.nuisance.trouble(self._first))
             try:
                 for citizen in self.city.citizens:
                     await self._turns.acquire()
                     self._spawn(self._citizen(citizen))
                 while self._tasks:
                     await asyncio.wait(self._tasks)
-                if (
-                    self._first.done()
-                ):  # else nobody got as far as an application: the differences will say so
+                if self._first.done():  # else nobody got as far as an application, as the differences will say
                     await nuisance
             finally:
                 agency.cancel()
@@ -108,14 +101,16 @@ class Drive:
                 await asyncio.gather(agency, nuisance, *self._tasks, return_exceptions=True)
 
     async def advance_clock(self, to: datetime, services: tuple[str, ...]) -> None:
-        """Move the business clock of each service; back when all say so. Raises Refusal, Unanswered."""
+        """Move the business clock of each service; back when all say so. Raises Refusal, TimeoutError."""
         operators = self.partners["operators"]
 
         async def advance(service: str) -> None:
             order = AdvanceClock(
                 request_id=f"{self._run}-clock-{service}", service=service, operator="demo", to=to
             )
-            _granted(await operators.ask(order), f"clock of {service}")
+            letters = [operators.letter(order)]
+            answer = await operators.ask_raw(order.request_id, letters, wait_seconds=CLOCK_SECONDS)
+            _granted(answer, f"clock of {service}")
 
         await asyncio.gather(*map(advance, services))
 
@@ -150,8 +145,7 @@ class Drive:
         if not isinstance(verdict, BillIssued):
             return
         bill = await self._query(citizen, person_id)
-        for forgery in self._forgeries.get((citizen.number, "report"), ()):
-            await self._forge_report(forgery, citizen, person_id, bill)
+        await self.nuisance.forge_payment(citizen, person_id, bill, YEAR)
         if not citizen.pays_fen:
             return
         if citizen.online:
@@ -195,16 +189,7 @@ class Drive:
                 categories=list(citizen.claims),
             )
 
-        for forgery in self._forgeries.get((citizen.number, "submit"), ()):
-            body = msgspec.json.encode(
-                {
-                    **msgspec.to_builtins(command(f"{self._run}-forged-{forgery.number}")),
-                    "categories": ["orphan"],
-                }
-            )
-            await self._plant_forgery(
-                forgery, self.partners[citizen.channel], contract_of(SubmitEnrollment).type, person_id, body
-            )
+        await self.nuisance.forge_application(citizen, command("forged"))
         await self._insist(citizen, Step.SUBMIT, "enrollment", command)
         self.done["submitted"] += 1
         if citizen.number == 0:
@@ -340,83 +325,6 @@ class Drive:
         if isinstance(answer, Rejected):
             self.refused.add((f"citizen {citizen.number} review", answer.refusal.code))
         self.done["reviewed"] += 1
-
-    # ---- mischief
-
-    async def _nuisance(self) -> None:
-        """Garbage all along, then the blunders, once there is somebody to blunder about."""
-        for piece in self.city.garbage:
-            await self._plant_garbage(piece)
-            await asyncio.sleep(0.02)
-        citizen, person_id = await self._first
-        await asyncio.gather(*(self._blunder(blunder, citizen, person_id) for blunder in self.city.blunders))
-
-    async def _plant_garbage(self, piece: mischief.Garbage) -> None:
-        partner = self.partners[piece.partner]
-        letter = partner.signed(mischief.type_of(piece), f"garbage-{piece.number}", mischief.body_of(piece))
-        whole = letter._replace(
-            headers=mischief.headers_of(piece, [(name, value or b"") for name, value in letter.headers])
-        )
-        self.planted.parked[str(await partner.post(whole))] += 1
-
-    async def _plant_forgery(
-        self, forgery: mischief.Forgery, partner: Partner, type_name: str, key: str, body: bytes
-    ) -> None:
-        thief = self.partners["alipay" if partner.who.code != "alipay" else "wechat"]
-        place: Place = await partner.post(
-            forge(forgery.kind, partner, thief, type_name=type_name, key=key, body=body)
-        )
-        self.forged_places.add(str(place))
-        self.planted.forged[f"{place} SIGNATURE_INVALID"] += 1
-
-    async def _forge_report(
-        self, forgery: mischief.Forgery, citizen: Citizen, person_id: str, bill: dict[str, Any]
-    ) -> None:
-        bank = self.partners["bank"]
-        channel_ref = f"{self._run}-forged-{forgery.number}"
-        seen: Sealed[Identity] = bank.keys.seal(
-            Identity(name=citizen.who.name, id_number=citizen.who.id_number),
-            reader="payment",
-            place=channel_ref,
-        )
-        claim = ReportPayment(
-            request_id=channel_ref,
-            person_id=person_id,
-            obligation_id=bill["obligation_id"],
-            insurance_year=YEAR,
-            amount_fen=bill["due_fen"],
-            channel_ref=channel_ref,
-            paid_at=bank.now(),
-            method="CARD",
-            payer_saw=seen,
-        )
-        await self._plant_forgery(
-            forgery, bank, contract_of(ReportPayment).type, person_id, msgspec.json.encode(claim)
-        )
-
-    async def _blunder(self, blunder: mischief.Blunder, citizen: Citizen, person_id: str) -> None:
-        partner = self.partners[blunder.channel or citizen.channel]
-        taken = f"{self._run}-{citizen.number}-{Step.SUBMIT.value}"  # a request id that was used for something else
-        request_id = taken if blunder.reuses_id else f"{self._run}-{blunder.label.replace(' ', '-')}"
-
-        def seal(registration: dict[str, str], place: str) -> dict[str, Any]:
-            sealed: Sealed[Registration] = partner.keys.seal(
-                Registration(**registration), reader="enrollment", place=place
-            )
-            return msgspec.to_builtins(sealed)  # type: ignore[no-any-return]
-
-        self.planted.refused.add((blunder.label, blunder.reason))
-        type_name, body = mischief.blunder_body(
-            blunder, request_id=request_id, person_id=person_id, seal=seal
-        )
-        content = msgspec.json.decode(body)
-        letter = partner.signed(type_name, content.get("person_id", request_id), body)
-        try:
-            answer = await partner.ask_raw(request_id, [letter])
-        except TimeoutError:
-            self.refused.add((blunder.label, "no answer"))
-            return
-        self.refused.add((blunder.label, answer.refusal.code if isinstance(answer, Rejected) else "ACCEPTED"))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -181,7 +181,7 @@ def blunder_body(
         "request_id": request_id,
         "person_id": person_id,
         "region_code": REGION,
-        "scheme": "resident",
+        "scheme": "RESIDENT",
         "insurance_year": 2025,
         "categories": [],
     }

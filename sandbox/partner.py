@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -80,6 +81,7 @@ class Partner:
         self._woken = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
         self.answers: dict[str, list[Answer]] = {}  # of the requests that are to be heard more than once
+        self.refused: Counter[str] = Counter()  # answers by the code of their refusal
         self.unasked = 0  # answers to nobody who still waits: repeats
 
     async def start(self) -> None:
@@ -195,31 +197,26 @@ class Partner:
     async def ask_http(
         self, http: aiohttp.ClientSession, door: str, command: Struct, times: int = 1
     ) -> Answer:
-        """The same command through a service's door. 202 means: not decided yet, so it is asked again. Raises Unanswered."""
-        letter = self.letter(command)
-        head = {name: (value or b"").decode() for name, value in letter.headers}
-        headers = {
-            "content-type": "application/json",
-            "ce-id": head["ce_id"],
-            "ce-type": head["ce_type"],
-            "ce-time": head["ce_time"],
-            "ce-source": head["ce_source"],
-            "canbao-key": (letter.key or b"").decode(),
-            "canbao-sig-key": head["sig_key"],
-            "canbao-sig-at": head["sig_at"],
-            "canbao-sig": head["sig"],
-        }
-        deadline = time.monotonic() + 3 * PATIENCE_SECONDS  # the door waits by itself, so this never spins
-        while time.monotonic() < deadline:
+        """The same command through a service's door. 202: not decided yet, 503: not now; both are asked again.
+
+        Raises Unanswered: the door says something else than an answer, or goes on with 202 and 503.
+        """
+        deadline = time.monotonic() + 3 * PATIENCE_SECONDS
+        status, body = 0, b""
+        while times and time.monotonic() < deadline:
+            letter = self.letter(command)
             async with http.post(
-                f"http://{door}/v1/commands", data=letter.value, headers=headers
+                f"http://{door}/v1/commands", data=letter.value, headers=_as_http(letter)
             ) as response:
-                body = await response.read()
-                if response.status not in (202, 429, 503):
-                    times -= 1
-                    if times <= 0:
-                        return _decode_answer(body)
-        raise Unanswered(f"{self.who.code}: no answer over HTTP")
+                status, body = response.status, await response.read()
+            if status == 503:
+                await asyncio.sleep(0.2)
+            elif status != 202:
+                times -= 1
+        try:
+            return _decode_answer(body)
+        except msgspec.MsgspecError:
+            raise Unanswered(f"{self.who.code}: HTTP {status}: {body[:200]!r}") from None
 
     # ---- the two loops
 
@@ -276,6 +273,8 @@ class Partner:
         repeated = self.answers.get(answer.request_id)
         if repeated is not None:
             repeated.append(answer)
+        if isinstance(answer, Rejected):
+            self.refused[answer.refusal.code] += 1
         future = self._asked.pop(answer.request_id, None)
         if future is None or future.done():
             self.unasked += 1
@@ -295,6 +294,13 @@ class Partner:
             if not asked.done():
                 asked.set_exception(error)
         self._waiting, self._asked = [], {}
+
+
+def _as_http(letter: Letter) -> dict[str, str]:
+    """A record's headers as a door takes them."""
+    names = {"sig_key": "canbao-sig-key", "sig_at": "canbao-sig-at", "sig": "canbao-sig"}
+    headers = {names.get(name, name.replace("_", "-")): (value or b"").decode() for name, value in letter.headers}
+    return {**headers, "canbao-key": (letter.key or b"").decode()}
 
 
 async def read_topics(kafka: Kafka, topics: Iterable[str], *, from_start: bool) -> AIOKafkaConsumer:

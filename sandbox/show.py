@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from msgspec import Struct
+from msgspec.json import encode
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -54,6 +55,10 @@ class Screen:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """No more bars."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -144,11 +149,7 @@ def final(
         if report.expected_equal
         else "[red]outcomes differ from the plan ✗[/red]"
     )
-    for difference in report.differences:
-        for what, members in (("missing", difference.missing), ("too many", difference.surplus)):
-            if members:
-                more = f" … and {len(members) - MOST_LISTED} more" if len(members) > MOST_LISTED else ""
-                out(f"  {difference.what}, {what}: {', '.join(members[:MOST_LISTED])}{more}")
+    say_differences(report, out)
     out("  ".join(f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()))
     if timeline:
         out(timeline)
@@ -157,3 +158,19 @@ def final(
     out("try next:")
     for command, what in commands:
         out(f"  {command:<58} {what}")
+
+
+def say_differences(report: Report, out: Callable[[Any], None]) -> None:
+    """What came out otherwise than planned, a few members of each set."""
+    for difference in report.differences:
+        for what, members in (("missing", difference.missing), ("too many", difference.surplus)):
+            if members:
+                more = f" … and {len(members) - MOST_LISTED} more" if len(members) > MOST_LISTED else ""
+                out(f"  {difference.what}, {what}: {', '.join(members[:MOST_LISTED])}{more}")
+
+
+def one_line(report: Report) -> str:
+    """The report as one JSON object."""
+    told_elsewhere = ("differences", "first_settled_seconds")
+    fields = {name: getattr(report, name) for name in report.__struct_fields__ if name not in told_elsewhere}
+    return encode(fields).decode()

@@ -36,6 +36,7 @@ class Watch:
         self.journeys: dict[int, str] = {}  # of the settled, by citizen
         self.doubtful = 0  # texts that notify itself says may have gone out twice
         self.parked: Counter[tuple[str, str]] = Counter()  # (source, reason)
+        self.last_at = time.monotonic()  # when the last record came
         self._consumer = consumer
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
         self._heard: set[bytes] = set()
@@ -62,6 +63,7 @@ class Watch:
         """Read until cancelled."""
         while True:
             for records in (await self._consumer.getmany(timeout_ms=500)).values():
+                self.last_at = time.monotonic()
                 for record in records:
                     self._take(record.value, dict(record.headers))
             self._changed.set()
@@ -75,6 +77,15 @@ class Watch:
             except TimeoutError:
                 return holds()
         return True
+
+    async def until_quiet(self, seconds: float, deadline: float) -> bool:
+        """Wait until nothing came for so long; False when the deadline (time.monotonic()) came first."""
+        while (now := time.monotonic()) < deadline:
+            left = self.last_at + seconds - now
+            if left <= 0:
+                return True
+            await asyncio.sleep(left)
+        return False
 
     def verdict(self, person_id: str) -> "asyncio.Future[Verdict]":
         """What becomes of a person's application: a bill, a waiver, or a no."""

@@ -1,0 +1,158 @@
+"""`canbao demo`: a synthetic city applies, pays and is covered on a real stack; what comes out is compared with the plan."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cli.place import STACK_FOLDER
+
+if TYPE_CHECKING:
+    from sandbox.performance import Ground
+    from sandbox.show import Report, Screen
+    from sandbox.supervisor import Sandbox
+
+HELP = "start everything, live a synthetic city through it, compare the outcome with the plan"
+BEGINS = datetime.fromisoformat("2024-12-20T09:00+08:00")  # inside the collection window of the policy pack
+MOST_CITIZENS = 1_000_000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--citizens", type=int, default=10_000, metavar="N", help="how many apply (10000)")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="the same seed makes the same city (7)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: every outcome as planned and every invariant holds. 1: not so. 2: it could not start."""
+    if not 1 <= args.citizens <= MOST_CITIZENS:
+        return _say(f"--citizens {args.citizens}: expected 1 to {MOST_CITIZENS}")
+    from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 - imported when needed: --help stays instant
+    from sandbox.kafka_kit import KitTrouble  # noqa: PLC0415 - as above
+    from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 - as above
+    from sandbox.state import AlreadyUp  # noqa: PLC0415 - as above
+
+    try:
+        return asyncio.run(_demo(args))
+    except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble, NotReadyError) as trouble:
+        return _say(str(trouble))
+    except KeyboardInterrupt:
+        return _say("stopped")
+
+
+class NotReadyError(Exception):
+    """A process does not answer; the text says which and where its log is."""
+
+
+async def _demo(args: argparse.Namespace) -> int:
+    from sandbox.city import plan  # noqa: PLC0415 - as above
+    from sandbox.performance import perform  # noqa: PLC0415 - as above
+    from sandbox.show import Screen  # noqa: PLC0415 - as above
+    from sandbox.supervisor import running  # noqa: PLC0415 - as above
+
+    skew = BEGINS - datetime.now(UTC)  # noqa: TID251 - the sandbox's business clock is set from the system's
+    _make_empty()
+    city = plan(args.citizens, args.seed)
+    with Screen(quiet=args.json) as screen:
+        changes = {"wechat": {"clock_offset_seconds": skew.total_seconds()}}
+        async with running(STACK_FOLDER, changes=changes, say=screen.say) as sandbox:
+            await _set_clock(sandbox, skew)
+            if missing := await sandbox.ready():
+                raise NotReadyError(f"no answer from {', '.join(missing)}; see {STACK_FOLDER / 'logs'}")
+            screen.say(f"every service answers; it is {BEGINS:%Y-%m-%d %H:%M} in the sandbox")
+            patience = 25 + args.citizens / 50
+            report, person_id = await perform(city, _ground(sandbox, skew), screen, patience_seconds=patience)
+            report.invariants = await _verify(sandbox)
+            _present(report, person_id, sandbox, screen, as_json=args.json)
+            if screen.console.is_terminal and sys.stdin.isatty() and not args.json:
+                await _until_told(screen)
+    return 0 if report.expected_equal and all(report.invariants.values()) else 1
+
+
+def _make_empty() -> None:
+    """The demo's people can register once only, so it starts from nothing. AlreadyUp: somebody uses the sandbox."""
+    import shutil  # noqa: PLC0415 - as above
+
+    from sandbox.postgres import remove  # noqa: PLC0415 - as above
+    from sandbox.state import hold  # noqa: PLC0415 - as above
+
+    STACK_FOLDER.mkdir(parents=True, exist_ok=True)
+    hold(STACK_FOLDER).close()
+    remove(STACK_FOLDER)
+    shutil.rmtree(STACK_FOLDER, ignore_errors=True)
+
+
+async def _set_clock(sandbox: "Sandbox", skew: timedelta) -> None:
+    """Put the business clock of an empty sandbox where the demo begins; from here on it only goes forward."""
+    import asyncpg  # noqa: PLC0415 - as above
+
+    from contracts.topics import SERVICES  # noqa: PLC0415 - as above
+
+    stack = sandbox.stack
+    conn = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
+    try:
+        for service in (*SERVICES, "console"):
+            await conn.execute(f"update {service}.clock set skew = $1", skew)  # noqa: S608 - names of ours
+    finally:
+        await conn.close()
+
+
+def _ground(sandbox: "Sandbox", skew: timedelta) -> "Ground":
+    from sandbox.drive import Outside  # noqa: PLC0415 - as above
+    from sandbox.performance import Ground  # noqa: PLC0415 - as above
+
+    return Ground(
+        kafka=sandbox.stack.kafka,
+        keys=sandbox.folder / "keys",
+        outside=Outside(doors=sandbox.doors, provider=f"http://{sandbox.doors['wechat']}"),
+        sms=f"http://{sandbox.doors['sms']}",
+        auditor=sandbox.stack.database_url("auditor"),
+        now=lambda: datetime.now(UTC) + skew,  # noqa: TID251 - as above
+    )
+
+
+async def _verify(sandbox: "Sandbox") -> dict[str, bool]:
+    try:
+        from cli.verify import check  # noqa: PLC0415 - as above
+    except ModuleNotFoundError:
+        return {}
+
+    return {result.id: result.ok for result in await check(sandbox.stack.database_url("auditor"))}
+
+
+def _present(report: "Report", person_id: str, sandbox: "Sandbox", screen: "Screen", *, as_json: bool) -> None:
+    from sandbox.show import final, one_line, say_differences  # noqa: PLC0415 - as above
+
+    if as_json:
+        say_differences(report, screen.console.print)
+    else:
+        screen.close()
+        commands = [
+            (f"./canbao trace {person_id}", "this citizen's way through all services"),
+            ("./canbao tail billing.bills --from beginning --count 3", "what billing said"),
+            ("./canbao tail payment.payments --from beginning --filter reason=PAID_TWICE", "money that goes back"),
+            ("./canbao verify", "the invariants once more"),
+            ("./canbao status", "what runs"),
+        ]
+        console = f"http://{sandbox.doors['console']}" if "console" in sandbox.doors else ""
+        final(report, "", console, commands, screen.console.print)
+    if as_json or not sys.stdout.isatty():
+        sys.stdout.write(one_line(report) + "\n")
+        sys.stdout.flush()
+
+
+async def _until_told(screen: "Screen") -> None:
+    """Somebody sits there: let him look around."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    screen.say("everything goes on running; Ctrl-C ends it")
+    await stop.wait()
+
+
+def _say(text: str) -> int:
+    sys.stderr.write(f"canbao demo: {text}\n")
+    return 2

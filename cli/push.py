@@ -1,0 +1,208 @@
+"""`canbao push CHANNEL [FILE|-]`: says commands as a channel, signed, and prints each answer."""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cli.place import STACK_FOLDER
+
+if TYPE_CHECKING:
+    from sandbox.stack import Stack
+
+HELP = "send commands as a channel and print the answers"
+TAMPERINGS = ("body", "signature", "key", "type", "id", "unsigned")
+_FORGERIES = {
+    "body": "changed body",
+    "signature": "flipped signature",
+    "key": "changed key",
+    "type": "changed type",
+    "id": "changed id",
+    "unsigned": "unsigned",
+}
+
+
+class Wish(NamedTuple):
+    """One line of the input, ready to be sealed and signed."""
+
+    type: str
+    key: str
+    request_id: str
+    body: dict[str, Any]
+
+
+class Misread(ValueError):
+    """A line of the input makes no sense; the text says which and why."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("channel", help="wechat, alipay, bank, counter, 990100 (the agency) or operators")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        default="-",
+        metavar="FILE",
+        help='NDJSON of {"type", "body", "key"?, "request_id"?}; - or nothing: standard input',
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="send each command N times under its request id"
+    )
+    parser.add_argument(
+        "--delay", type=float, default=0.0, metavar="SECONDS", help="pause between two commands"
+    )
+    parser.add_argument(
+        "--tamper", choices=TAMPERINGS, help="change this after signing: it must be parked, not answered"
+    )
+    parser.add_argument(
+        "--wait", type=float, default=20.0, metavar="SECONDS", help="how long to wait for an answer (20)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: every command was answered (a refusal is an answer). 1: one was not. 2: the input makes no sense."""
+    from contracts.partners import PARTNERS  # noqa: PLC0415 - imported when needed: --help stays instant
+
+    if args.channel not in PARTNERS:
+        return _say(f"no such channel: {args.channel}; known: {', '.join(PARTNERS)}")
+    if args.repeat < 1 or args.delay < 0 or args.wait <= 0:
+        return _say("--repeat must be at least 1, --delay at least 0, --wait more than 0")
+    try:
+        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+        wishes = [read_wish(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        return _say(f"{args.file}: {error}")
+    except Misread as wrong:
+        return _say(str(wrong))
+    return asyncio.run(_push(args, wishes))
+
+
+def read_wish(line: str, number: int) -> Wish:
+    """One line of NDJSON. The request id may stand beside the body or in it; missing in both, one is made. Raises Misread."""
+    from contracts.message import CONTRACTS  # noqa: PLC0415 - as above
+    from services.chassis.ids import uuid7  # noqa: PLC0415 - as above
+
+    try:
+        given = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise Misread(f"line {number}: not JSON: {error}") from None
+    if (
+        not isinstance(given, dict)
+        or not isinstance(given.get("type"), str)
+        or not isinstance(given.get("body"), dict)
+    ):
+        raise Misread(f'line {number}: expected {{"type": "enrollment.register_account.v1", "body": {{…}}}}')
+    if strange := given.keys() - {"type", "body", "key", "request_id"}:
+        raise Misread(f"line {number}: unknown field {', '.join(sorted(strange))}")
+    contract = CONTRACTS.get(given["type"])
+    if contract is None or contract.kind != "command":
+        commands = ", ".join(name for name, known in CONTRACTS.items() if known.kind == "command")
+        raise Misread(f"line {number}: no such command: {given['type']}; known: {commands}")
+    request_id = given.get("request_id") or given["body"].get("request_id") or f"push-{uuid7()}"
+    body = {**given["body"], "request_id": request_id}
+    return Wish(given["type"], str(given.get("key") or body.get(contract.key, "")), str(request_id), body)
+
+
+async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
+    from sandbox.stack import Stack  # noqa: PLC0415 - as above
+
+    from sandbox.partner import Partner  # noqa: PLC0415 - as above
+    from services.chassis.keys import load_keyring  # noqa: PLC0415 - as above
+
+    try:
+        partner = Partner(
+            args.channel, kafka_as(args.channel), load_keyring(keys_of(args.channel)), business_now
+        )
+        await partner.start()
+    except FileNotFoundError:
+        return _say("nothing runs here: ./canbao up starts it")
+    except (KafkaError, OSError) as error:
+        return _say(str(error))
+    silent = 0
+    try:
+        for number, wish in enumerate(wishes):
+            if number and args.delay:
+                await asyncio.sleep(args.delay)
+            silent += not await _say_once(partner, wish, args)
+    except (KafkaError, ValueError) as error:
+        return _say(str(error))
+    finally:
+        await partner.stop()
+    return 1 if silent else 0
+
+
+async def _business_clock(stack: "Stack") -> Callable[[], datetime]:
+    """The sandbox's business clock, as enrollment keeps it."""
+    import asyncpg  # noqa: PLC0415 - as above
+
+    conn = await asyncpg.connect(stack.database_url("auditor"), ssl="disable")
+    try:
+        skew: timedelta = await conn.fetchval("select skew from enrollment.clock")
+    finally:
+        await conn.close()
+    return lambda: datetime.now(UTC) + skew  # noqa: TID251 - the business clock is the system's and an offset
+
+
+async def _say_once(partner: Any, wish: Wish, args: argparse.Namespace) -> bool:
+    """Send one wish, print what came back; False: nothing did."""
+    from msgspec.json import encode  # noqa: PLC0415 - as above
+
+    letters = []
+    for _ in range(args.repeat):
+        body = encode(_sealed(wish, partner.keys))
+        letters.append(
+            _tampered(partner, wish, body, args.tamper)
+            if args.tamper
+            else partner.signed(wish.type, wish.key, body)
+        )
+    places: list[Any] = []
+    try:
+        answer = await partner.ask_raw(wish.request_id, letters, wait_seconds=args.wait, places=places)
+        line = {"sent": list(map(str, places)), **json.loads(encode(answer))}
+    except TimeoutError:
+        line = {
+            "sent": list(map(str, places)),
+            "outcome": "NO_ANSWER",
+            "request_id": wish.request_id,
+            "command": wish.type,
+            "todo": "was it parked? canbao tail enrollment.operations --from beginning --filter ce_type=any.message_parked.v1",
+        }
+    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+    return line["outcome"] != "NO_ANSWER"
+
+
+def _sealed(wish: Wish, keys: Any) -> dict[str, Any]:
+    """The body with what was given in clear sealed, as a channel's own software does before anything leaves it."""
+    from msgspec import ValidationError, convert, to_builtins  # noqa: PLC0415 - as above
+
+    from contracts.enrollment import Identity, Registration  # noqa: PLC0415 - as above
+
+    body = dict(wish.body)
+    for field, kind, reader, place in (
+        ("registration", Registration, "enrollment", wish.request_id),
+        ("payer_saw", Identity, "payment", str(body.get("channel_ref", ""))),
+    ):
+        clear = body.get(field)
+        if isinstance(clear, dict) and "box" not in clear:
+            try:
+                body[field] = to_builtins(keys.seal(convert(clear, kind), reader=reader, place=place))
+            except (ValidationError, KeyError) as error:
+                raise ValueError(f"{wish.request_id}: {field} can't be sealed: {error}") from None
+    return body
+
+
+def _tampered(partner: Any, wish: Wish, body: bytes, what: str) -> Any:
+    from sandbox.forger import forge  # noqa: PLC0415 - as above
+
+    return forge(_FORGERIES[what], partner, partner, type_name=wish.type, key=wish.key, body=body)
+
+
+def _say(text: str) -> int:
+    sys.stderr.write(f"canbao push: {text}\n")
+    return 2

@@ -1,0 +1,190 @@
+"""`canbao tail TOPIC`: what is said on a topic, as JSON lines with headers; nothing is skipped, and the end counts."""
+
+import argparse
+import asyncio
+import base64
+import json
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from cli.place import STACK_FOLDER
+
+HELP = "print a topic's records as JSON lines"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("topic", help="for example billing.bills, channels.wechat.replies")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        default="end",
+        metavar="WHERE",
+        help="beginning, end (default), an offset, or an ISO instant such as 2026-11-23T09:00+08:00",
+    )
+    parser.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="K=V",
+        help="only records where it holds; K is key, a header (ce_type) or a path in the body (lines.0.fen)",
+    )
+    parser.add_argument("--count", type=int, default=0, metavar="N", help="stop after N printed records")
+    parser.add_argument(
+        "--no-follow", action="store_true", help="stop at what was the topic's end when it started"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print until Ctrl-C, --count or, with --no-follow, the end. 2: the arguments make no sense."""
+    from contracts.topics import TOPICS  # noqa: PLC0415 - imported when needed: --help stays instant
+
+    if args.topic not in TOPICS:
+        return _say(f"no such topic: {args.topic}; known: {', '.join(TOPICS)}")
+    wrong = [text for text in args.filter if "=" not in text]
+    if wrong:
+        return _say(f"--filter {wrong[0]}: expected K=V")
+    start = _start(args.start)
+    if start is None:
+        return _say(
+            f"--from {args.start}: expected beginning, end, an offset or an ISO instant with its zone"
+        )
+    wanted = [tuple(text.split("=", 1)) for text in args.filter]
+    return asyncio.run(_tail(args, start, wanted))
+
+
+def _start(text: str) -> str | int | datetime | None:
+    """Where to begin, None: not understood."""
+    if text in ("beginning", "end"):
+        return text
+    if text.isdigit():
+        return int(text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return instant if instant.tzinfo else None
+
+
+async def _tail(args: argparse.Namespace, start: str | int | datetime, wanted: list[tuple[str, ...]]) -> int:
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
+    from sandbox.stack import Stack  # noqa: PLC0415 - as above
+
+    from sandbox.partner import read_topics  # noqa: PLC0415 - as above
+
+    try:
+        consumer = await read_topics(Stack.recall(STACK_FOLDER).kafka("auditor"), [args.topic], from_start=start != "end")
+    except FileNotFoundError:
+        return _say("nothing runs here: ./canbao up starts it")
+    except KafkaError as error:
+        return _say(f"{args.topic}: {error}")
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    read, printed = Counter[str](), 0
+    try:
+        ends = await _place(consumer, start)
+        while not stopped.is_set():
+            if args.no_follow and all([await consumer.position(p) >= end for p, end in ends.items()]):
+                break
+            batches = await consumer.getmany(timeout_ms=200)
+            for record in (record for records in batches.values() for record in records):
+                if args.no_follow and record.offset >= ends[_partition_of(record)]:
+                    continue
+                read[str(record.partition)] += 1
+                line = as_line(record)
+                if all(_matches(line, key, value) for key, value in wanted):
+                    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    printed += 1
+                    if printed == args.count:
+                        stopped.set()
+                        break
+            sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone; Python would complain at exit
+        return 0
+    finally:
+        await consumer.stop()
+    share = ", ".join(f"partition {name}: {count}" for name, count in sorted(read.items()))
+    sys.stderr.write(
+        f"{args.topic}: {sum(read.values())} read, {printed} printed ({share or 'nothing came'})\n"
+    )
+    return 0
+
+
+async def _place(consumer: Any, start: str | int | datetime) -> dict[Any, int]:
+    """Put the consumer where it shall begin; the ends as they are now."""
+    partitions = list(consumer.assignment())
+    ends: dict[Any, int] = await consumer.end_offsets(partitions)
+    if isinstance(start, datetime):
+        found = await consumer.offsets_for_times({p: int(start.timestamp() * 1000) for p in partitions})
+        for partition in partitions:
+            consumer.seek(partition, found[partition].offset if found[partition] else ends[partition])
+    elif isinstance(start, int):
+        beginnings = await consumer.beginning_offsets(partitions)
+        for partition in partitions:
+            consumer.seek(partition, min(max(start, beginnings[partition]), ends[partition]))
+    return ends
+
+
+def _partition_of(record: Any) -> Any:
+    from aiokafka import TopicPartition  # noqa: PLC0415 - as above
+
+    return TopicPartition(record.topic, record.partition)
+
+
+def as_line(record: Any) -> dict[str, Any]:
+    """A record for people and programs: whatever its bytes are, they are shown, as base64 if they are nothing else."""
+    return {
+        "topic": record.topic,
+        "partition": record.partition,
+        "offset": record.offset,
+        "time": datetime.fromtimestamp(record.timestamp / 1000, UTC).isoformat(timespec="milliseconds"),
+        "key": _text(record.key),
+        "headers": {name: _text(value) for name, value in record.headers},
+        "body": _body(record.value),
+    }
+
+
+def _text(data: bytes | None) -> Any:
+    if data is None:
+        return None
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(data).decode()}
+
+
+def _body(value: bytes | None) -> Any:
+    try:
+        return None if value is None else json.loads(value)
+    except (ValueError, RecursionError):
+        text = _text(value)
+        return text if isinstance(text, dict) else {"text": text}
+
+
+def _matches(line: dict[str, Any], key: str, value: str) -> bool:
+    found: Any = line["key"] if key == "key" else line["headers"].get(key)
+    if found is None:
+        found = line["body"]
+        step: Callable[[Any, str], Any] = _inside
+        for part in key.split("."):
+            found = step(found, part)
+    return found is not None and (found == value or json.dumps(found) == value)
+
+
+def _inside(holder: Any, part: str) -> Any:
+    if isinstance(holder, dict):
+        return holder.get(part)
+    if isinstance(holder, list) and part.isdigit() and int(part) < len(holder):
+        return holder[int(part)]
+    return None
+
+
+def _say(text: str) -> int:
+    sys.stderr.write(f"canbao tail: {text}\n")
+    return 2

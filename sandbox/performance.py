@@ -1,0 +1,198 @@
+"""What happens in a demo, from the first registration to the comparison with the plan?"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import datetime
+from pathlib import Path
+
+import aiohttp
+import asyncpg
+import msgspec
+from msgspec import Struct
+
+from contracts.enrollment import ENROLLMENTS
+from contracts.partners import PARTNERS
+from contracts.topics import SERVICES
+from sandbox.city import City, Conduct
+from sandbox.drive import Drive, Outside, Refusal
+from sandbox.expected import Picture, differences, picture
+from sandbox.partner import Partner, published_topics, read_topics
+from sandbox.people import REGION
+from sandbox.show import Report, Screen
+from sandbox.watch import Watch
+from services.chassis.keys import load_keyring
+from services.chassis.settings import Kafka
+
+COVER_BEGINS = datetime.fromisoformat("2025-01-01T00:00+08:00")
+QUIET_SECONDS = 1.0             # so long nothing new: then what is too much would have shown itself
+
+
+class Ground(Struct, frozen=True, kw_only=True):
+    """What the demo stands on. keys: the folder of key files. kafka: how a principal gets in. now: business instant.
+
+    auditor: Postgres URL of the auditor. sms: base URL of the SMS gateway.
+    """
+
+    kafka: Callable[[str], Kafka]
+    keys: Path
+    outside: Outside
+    sms: str
+    auditor: str
+    now: Callable[[], datetime]
+
+
+class _Sms(Struct, frozen=True):
+    phone: str
+    template: str
+
+
+async def perform(city: City, ground: Ground, screen: Screen, *, patience_seconds: float) -> tuple[Report, str]:
+    """Live the plan and compare; the report, and the person_id of one citizen whose journey is worth a look.
+
+    patience_seconds: for each of the two acts; what is not there then shows as a difference.
+    """
+    async with AsyncExitStack() as exits:
+        partners = await _enter(exits, ground)
+        watch, drive = await _prepare(exits, city, ground, partners)
+        plan = picture(city.expected, [citizen.who.phone for citizen in city.citizens])
+        started = time.monotonic()
+        ticking = asyncio.create_task(_tick(drive, watch, plan, screen))
+        exits.callback(ticking.cancel)
+        screen.say(f"{len(city.citizens):,} citizens apply, are reviewed, billed, and pay")
+        await _first_act(drive, watch, plan, exits, ground, patience_seconds)
+        screen.say(f"the business clock moves to {COVER_BEGINS.isoformat()}")
+        try:
+            await drive.advance_clock(COVER_BEGINS, SERVICES)
+        except (Refusal, TimeoutError) as failure:
+            drive.refused.add(("the clock", str(failure) or "no answer"))
+        await watch.until(lambda: _all_told(watch.seen, plan), time.monotonic() + patience_seconds)
+        await watch.until_quiet(QUIET_SECONDS, time.monotonic() + 15)
+        seen = await _seen(drive, watch, ground)
+        ended = time.monotonic()
+    _complete(plan, drive)
+    differing = differences(plan, seen)
+    first = watch.first_settled_at
+    shown = _worth_a_look(city, watch)
+    report = Report(
+        citizens=len(city.citizens), approved=len(seen.approved), billed=len(seen.billed), waived=len(seen.waived),
+        paid=drive.done["paid"], settled=len(seen.settled), covered=len(seen.covered),
+        notified=seen.told.total(), refused=dict(sum((partner.refused for partner in partners.values()), Counter())),
+        parked=seen.parked.total(), forged=seen.forged.total(), suspense=seen.suspense.total(),
+        ledger_sum_fen=await _ledger_sum(ground.auditor), expected_equal=not differing, invariants={},
+        journey=watch.journeys.get(shown, ""), seconds=round(ended - started, 1),
+        first_settled_seconds=round(first - started, 1) if first else -1.0, differences=differing,
+    )
+    return report, drive.people.get(shown, "")
+
+
+async def _enter(exits: AsyncExitStack, ground: Ground) -> dict[str, Partner]:
+    """Every partner, connected."""
+    partners = {
+        code: Partner(code, ground.kafka(code), load_keyring(ground.keys / f"{code}.json"), ground.now)
+        for code in PARTNERS
+    }
+    for partner in partners.values():
+        await partner.start()
+        exits.push_async_callback(partner.stop)
+    return partners
+
+
+async def _prepare(
+    exits: AsyncExitStack, city: City, ground: Ground, partners: dict[str, Partner]
+) -> tuple[Watch, Drive]:
+    published = await read_topics(ground.kafka("auditor"), published_topics(), from_start=False)
+    exits.push_async_callback(published.stop)
+    watch = Watch(published)
+    reading = asyncio.create_task(watch.run())
+    exits.push_async_callback(_ended, reading)
+    run = f"{city.seed}-{int(time.time()):x}"
+    return watch, Drive(city, partners, watch, ground.outside, run)
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def _first_act(
+    drive: Drive, watch: Watch, plan: Picture, exits: AsyncExitStack, ground: Ground, patience_seconds: float
+) -> None:
+    """Until all money that needs no question has arrived."""
+    submissions = await read_topics(ground.kafka(REGION), [ENROLLMENTS], from_start=False)
+    exits.push_async_callback(submissions.stop)
+    deadline = time.monotonic() + patience_seconds
+    try:
+        async with asyncio.timeout_at(asyncio.get_running_loop().time() + patience_seconds):
+            await drive.live(submissions)
+    except TimeoutError:
+        drive.refused.add(("the first act", f"not over after {patience_seconds:.0f} s"))
+    lost = sum(citizen.conduct is Conduct.LOST_CALLBACK for citizen in drive.city.citizens)
+    await watch.until(lambda: _all_arrived(watch.seen, plan, lost), deadline)
+
+
+def _all_arrived(seen: Picture, plan: Picture, lost: int) -> bool:
+    return len(seen.settled) >= len(plan.settled) - lost and seen.suspense.total() >= plan.suspense.total()
+
+
+def _all_told(seen: Picture, plan: Picture) -> bool:
+    return len(seen.covered) >= len(plan.covered) and seen.told.total() >= plan.told.total()
+
+
+async def _tick(drive: Drive, watch: Watch, plan: Picture, screen: Screen) -> None:
+    """Draw four times a second."""
+    citizens = len(drive.city.citizens)
+    targets = {
+        "registered": citizens, "submitted": citizens, "reviewed": citizens,
+        "billed": len(plan.billed) + len(plan.waived), "paid": sum(c.pays_fen > 0 for c in drive.city.citizens),
+        "settled": len(plan.settled), "covered": len(plan.covered), "notified": plan.told.total(),
+    }
+    while True:
+        seen = watch.seen
+        screen.show(
+            {**drive.done, "billed": len(seen.billed) + len(seen.waived), "settled": len(seen.settled),
+             "covered": len(seen.covered), "notified": seen.told.total()},
+            targets,
+        )
+        await asyncio.sleep(0.25)
+
+
+async def _seen(drive: Drive, watch: Watch, ground: Ground) -> Picture:
+    """All that came out: by the topics, the answers and the SMS gateway's own book."""
+    seen = watch.seen
+    for (source, reason), times in watch.parked.items():
+        if source in drive.nuisance.forged:
+            seen.forged[f"{source} {reason}"] += times
+        else:
+            seen.parked[source] += times
+    seen.refused = drive.refused | drive.nuisance.refused
+    seen.unlike = drive.unlike_answers()
+    async with aiohttp.ClientSession() as http, http.get(f"{ground.sms}/simulator/book") as response:
+        for line in (await response.read()).splitlines():
+            sms = msgspec.json.decode(line, type=_Sms)
+            seen.texted[sms.phone, sms.template] += 1
+    return seen
+
+
+def _complete(plan: Picture, drive: Drive) -> None:
+    """What could be planned only once the records stood in their topics."""
+    planted = drive.nuisance.planted
+    plan.parked, plan.forged, plan.refused = planted.parked, planted.forged, planted.refused
+
+
+def _worth_a_look(city: City, watch: Watch) -> int:
+    """A citizen with a story: paid twice if there is one, else the first who settled."""
+    settled = [number for number in sorted(watch.journeys) if number >= 0]
+    twice = [number for number in settled if city.citizens[number].conduct is Conduct.TWICE]
+    return (twice or settled or [-1])[0]
+
+
+async def _ledger_sum(url: str) -> int:
+    conn = await asyncpg.connect(url, ssl="disable")
+    try:
+        total: int = await conn.fetchval("select coalesce(sum(amount_fen), 0)::bigint from payment.ledger")
+        return total
+    finally:
+        await conn.close()
