@@ -21,7 +21,9 @@ from alembic.migration import MigrationContext
 from alembic.runtime.environment import EnvironmentContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, text
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from services.chassis.tables import ENGINE_TABLES, PARTITIONED
 
@@ -79,16 +81,18 @@ async def check(service: str, engine: AsyncEngine) -> list[str]:
         return await link.run_sync(_differences, service)
 
 
-def create_declared(service: str, bind: Connection) -> None:
-    """Create the service's tables as declared now, with the fillfactor of their `info`. For first
-    revisions only."""
-    metadata = metadata_of(service)
-    metadata.create_all(bind, checkfirst=False)
-    for table in metadata.sorted_tables:
+def declared_ddl(service: str) -> list[str]:
+    """The statements that make the service's tables as declared now: what a first revision writes down, and
+    what a test compares with the outcome of all revisions."""
+    dialect, statements = postgresql.dialect(), []
+    for table in metadata_of(service).sorted_tables:
+        made = str(CreateTable(table).compile(dialect=dialect)).strip()
         if "fillfactor" in table.info:
-            bind.execute(
-                text(f"alter table {table.fullname} set (fillfactor = {int(table.info['fillfactor'])})")
-            )
+            made += f"\nwith (fillfactor = {int(table.info['fillfactor'])})"
+        statements.append(made)
+        indexes = sorted(table.indexes, key=lambda index: str(index.name))
+        statements += [str(CreateIndex(index).compile(dialect=dialect)) for index in indexes]
+    return statements
 
 
 def is_engine_table(name: str) -> bool:

@@ -150,8 +150,8 @@ class Receipt(Base, table=True):
 
 
 class Ledger(Base, table=True):
-    """The books. An entry has two legs, signed fen, debit positive; LEDGER_TRIGGER holds that they add up to
-    0 (I1)."""
+    """The books. An entry has two legs, signed fen, debit positive; the trigger entries_balance of the first
+    revision holds that they add up to 0 (I1)."""
 
     __tablename__ = "ledger"
     __table_args__ = (
@@ -190,20 +190,3 @@ class Funds(Base, table=True):
     channel_code: str = Field(sa_type=Text)
     channel_ref: str = Field(sa_type=Text)
     received_at: datetime
-
-
-# One statement, so that any driver and Alembic can send it. Both legs of an entry come in one INSERT or COPY.
-LEDGER_TRIGGER = """
-do $install$ begin
-    create function payment.entries_balance() returns trigger language plpgsql as $body$
-    begin
-        if exists (select 1 from new_legs group by entry_id having sum(amount_fen) <> 0 or count(*) <> 2) then
-            raise exception 'a ledger entry has not two legs that add up to 0' using errcode =
-            'check_violation';
-        end if;
-        return null;
-    end $body$;
-    create trigger entries_balance after insert on payment.ledger
-        referencing new table as new_legs for each statement execute function payment.entries_balance();
-end $install$
-"""
