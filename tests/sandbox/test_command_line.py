@@ -1,0 +1,76 @@
+"""Is the command line instant, and does wrong input get one clear line?"""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cli.__main__ import VERBS
+from sandbox.processes import ROOT
+
+HELP_SECONDS = 0.3
+PRESENT = [verb for verb in VERBS if (ROOT / "cli" / f"{verb}.py").exists()]
+
+
+def canbao(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The executable itself."""
+    return subprocess.run([ROOT / "canbao", *arguments], capture_output=True, text=True, check=False)
+
+
+def seconds_of(*arguments: str) -> float:
+    """How long the executable takes."""
+    began = time.perf_counter()
+    canbao(*arguments)
+    return time.perf_counter() - began
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("up", "--help"), ("nonsense",)])
+def test_an_answer_that_needs_no_work_is_instant(arguments: tuple[str, ...]) -> None:
+    assert min(seconds_of(*arguments) for _ in range(5)) <= HELP_SECONDS
+
+
+def test_help_names_every_verb() -> None:
+    text = canbao("--help").stdout
+
+    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == PRESENT
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("nonsense",),
+        ("--nonsense",),
+        ("up", "--nonsense"),
+        ("logs", "-n", "many"),
+        ("logs", "no such process"),
+        ("",),
+    ],
+)
+def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> None:
+    done = canbao(*arguments)
+
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("canbao")
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("verb", PRESENT)
+def test_a_verb_is_looked_up_with_the_standard_library_alone(verb: str) -> None:
+    """The overview is shown before anything is installed."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"import cli.{verb}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_locks_name_no_address() -> None:
+    for lock in ("requirements.lock", "requirements-dev.lock", "sandbox/kafka.lock"):
+        assert "://" not in Path(ROOT / lock).read_text(), lock
