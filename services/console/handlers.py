@@ -1,0 +1,39 @@
+"""What does the console do when something was said? It remembers; it decides nothing."""
+
+from typing import Any
+
+from contracts.enrollment import PersonRecorded
+from services.chassis.subscriptions import Batch, Subscriptions
+from services.chassis.transaction import Transaction
+from services.console import rules, store
+
+on = Subscriptions("console")
+
+
+@on(PersonRecorded, refs=lambda fact: [], lane="bulk")
+async def keep_people(facts: Batch[PersonRecorded], tx: Transaction) -> None:
+    """The masked name that stands over a timeline; the seals are for others."""
+    for fact in facts:
+        store.save_person(tx, rules.person(fact, tx.arrival(fact).sequence, tx.arrival(fact).time))
+
+
+async def keep_steps(facts: Batch[Any], tx: Transaction) -> None:
+    """Each fact is one step of somebody's way. They only add, so none waits for another and none has refs."""
+    places = []
+    for fact in facts:
+        arrival = tx.arrival(fact)
+        place = rules.Place(
+            ce_id=arrival.event_id or "",
+            time=arrival.time,
+            type=arrival.type,
+            topic=arrival.topic,
+            part=arrival.raw.partition or 0,
+            record_offset=arrival.raw.offset or 0,
+        )
+        store.add_step(tx, rules.step(fact, place))
+        places.append(place)
+    await store.count(tx, places)
+
+
+for _fact in rules.WORDS:
+    on(_fact, refs=lambda fact: [], lane="bulk")(keep_steps)

@@ -1,0 +1,94 @@
+"""What does somebody see who opens the console? Over a real socket, from a real database."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext
+
+import aiohttp
+import uvicorn
+from starlette.applications import Starlette
+
+from services.chassis.ids import uuid7
+from services.console import api
+from services.console.api.pages import tag
+from tests.console.made_up import Citizen, listening, parked
+from tests.ground import Database
+
+
+@asynccontextmanager
+async def browsing(database: str) -> AsyncIterator[aiohttp.ClientSession]:
+    """The console's page on a port of its own."""
+    server = uvicorn.Server(
+        uvicorn.Config(Starlette(routes=api.routes(database)), port=0, log_config=None, lifespan="off")
+    )
+    server.capture_signals = nullcontext  # type: ignore[method-assign, assignment]
+    serving = asyncio.create_task(server.serve())
+    async with asyncio.timeout(10):
+        while not server.started:
+            await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            yield session
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def text_of(session: aiohttp.ClientSession, path: str) -> tuple[int, str]:
+    async with session.get(path) as answer:
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe-inline" not in policy
+        return answer.status, await answer.text()
+
+
+async def test_the_front_page_counts_what_was_said(database: Database) -> None:
+    async with listening(database) as console:
+        for citizen in (Citizen(), Citizen()):
+            await console.hear(*citizen.facts(), citizen.unmatched())
+        await console.hear(parked(1))
+    async with browsing(database.url("console")) as session:
+        status, page = await text_of(session, "/")
+        assert status == 200
+        assert "<b>缴费入账</b><small>paid</small><strong>2</strong>" in page
+        assert "<b>注册</b><small>registered</small><strong>2</strong>" in page
+        assert "<td>billing</td><td>1</td><td>0</td><td>1</td>" in page
+        assert (await text_of(session, "/live"))[1] in page
+        assert "http://" not in page
+        assert "https://" not in page
+        assert "style=" not in page
+        for path in ("/style.css", "/live.js"):
+            assert (await text_of(session, path))[0] == 200
+
+
+async def test_a_search_leads_to_the_timeline(database: Database) -> None:
+    wang = Citizen()
+    async with listening(database) as console:
+        await console.hear(*wang.facts())
+    async with browsing(database.url("console")) as session:
+        status, page = await text_of(session, f"/timeline?id=%20{wang.channel_ref}")
+        assert status == 200
+        assert page.count("<tr>") == 8
+        assert "王*芳" in page
+        assert "2024-12-20 12:04:00" in page
+        assert "应缴 120.00元" in page
+
+
+async def test_what_nobody_has_said_is_not_found(database: Database) -> None:
+    async with browsing(database.url("console")) as session:
+        for wanted in (uuid7(), "x", "..%2f..%2fetc%2fpasswd", "%00", "%27;drop table step", "a" * 2000):
+            status, page = await text_of(session, f"/timeline/{wanted}")
+            assert status == 404, wanted
+            assert "查无记录" in page
+
+
+async def test_without_a_database_the_page_says_so(database: Database) -> None:
+    async with browsing("postgresql://console:x@127.0.0.1:1/canbao") as session:
+        status, page = await text_of(session, "/")
+    assert status == 503
+    assert "nothing is lost" in page
+
+
+def test_nobodys_name_becomes_markup() -> None:
+    assert tag("b", "<script>", title='"x"') == '<b title="&quot;x&quot;">&lt;script&gt;</b>'
