@@ -1,5 +1,6 @@
 """What does a handler's test need? Given rows, when messages come, then rows, facts and answers."""
 
+import atexit
 import importlib
 import tempfile
 from collections.abc import AsyncIterator
@@ -7,6 +8,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from shutil import rmtree
 from typing import Any, TypeVar
 
 import asyncpg
@@ -155,8 +157,9 @@ def keyring(principal: str) -> Keyring:
 
 @cache
 def _keys() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="canbao-keys-")) / "keys"
-    make_keys(folder)
-    return folder
+    folder = Path(tempfile.mkdtemp(prefix="canbao-keys-"))
+    atexit.register(rmtree, folder, ignore_errors=True)
+    make_keys(folder / "keys")
+    return folder / "keys"
 
 
