@@ -88,7 +88,10 @@ def schema_of(message: MessageType) -> dict[str, Any]:
     """JSON Schema 2020-12 of a type, with its docstrings as descriptions."""
     schema = msgspec.json.schema(message.struct)
     for part in schema["$defs"].values():
-        part["description"] = cleandoc(part.get("description", ""))
+        paragraphs = cleandoc(part.get("description", "")).split("\n\n")
+        part["description"] = "\n\n".join(
+            " ".join(one.split()) for one in paragraphs
+        )  # however it was wrapped
     return {"$schema": DIALECT, "$id": f"{message.name}.json", "x-kind": message.kind, **schema}
 
 

@@ -281,8 +281,16 @@ class Broker:
         return {resource.name: found for resource, found in _all(self.admin.describe_configs(asked)).items()}
 
     def _present_acls(self) -> frozenset[Acl]:
-        anything: Any = (ResourceType.ANY, None, ResourcePatternType.ANY, None, None)
-        every = AclBindingFilter(*anything, AclOperation.ANY, AclPermissionType.ANY)
+        anything: Any = None  # a filter takes it, its types don't say so
+        every = AclBindingFilter(
+            ResourceType.ANY,
+            anything,
+            ResourcePatternType.ANY,
+            anything,
+            anything,
+            AclOperation.ANY,
+            AclPermissionType.ANY,
+        )
         return frozenset(_acl(binding) for binding in self.admin.describe_acls(every).result())
 
     def _is_ours(self, acl: Acl) -> bool:
