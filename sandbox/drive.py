@@ -115,12 +115,15 @@ class Drive:
         await asyncio.gather(*map(advance, services))
 
     def unlike_answers(self) -> set[str]:
-        """Request ids that were said twice and did not get the same words twice (or not twice)."""
+        """Request ids that were said twice and were answered in different words, or not at all.
+
+        One answer is enough: who says an order again before the provider has taken it hears of it once.
+        """
         return {
             request_id
             for partner in self.partners.values()
             for request_id, answers in partner.answers.items()
-            if len(answers) < 2 or any(answer != answers[0] for answer in answers)
+            if not answers or any(answer != answers[0] for answer in answers)
         }
 
     # ---- one citizen

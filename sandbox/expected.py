@@ -83,7 +83,7 @@ class Picture(Struct, kw_only=True):
     """All outcomes of a city as sets. told: (citizen, template) with how often; texted: (phone, template) likewise.
 
     refused: (label of the blunder, reason). parked and forged: places (topic/partition/offset) of records.
-    unlike: request ids that were said twice and not answered twice with the same words.
+    unlike: request ids that were said twice and answered in different words.
     """
 
     approved: set[int] = field(default_factory=set)

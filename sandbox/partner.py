@@ -204,12 +204,8 @@ class Partner:
         deadline = time.monotonic() + 3 * PATIENCE_SECONDS
         status, body = 0, b""
         while times and time.monotonic() < deadline:
-            letter = self.letter(command)
-            async with http.post(
-                f"http://{door}/v1/commands", data=letter.value, headers=_as_http(letter)
-            ) as response:
-                status, body = response.status, await response.read()
-            if status == 503:
+            status, body = await self._knock(http, door, self.letter(command))
+            if status in (0, 503):
                 await asyncio.sleep(0.2)
             elif status != 202:
                 times -= 1
@@ -217,6 +213,16 @@ class Partner:
             return _decode_answer(body)
         except msgspec.MsgspecError:
             raise Unanswered(f"{self.who.code}: HTTP {status}: {body[:200]!r}") from None
+
+    @staticmethod
+    async def _knock(http: aiohttp.ClientSession, door: str, letter: Letter) -> tuple[int, bytes]:
+        """Status and body; status 0: the connection broke, and whether it came in is not known."""
+        url = f"http://{door}/v1/commands"
+        try:
+            async with http.post(url, data=letter.value, headers=_as_http(letter)) as response:
+                return response.status, await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            return 0, str(error).encode()
 
     # ---- the two loops
 
