@@ -3,14 +3,27 @@
 from msgspec import Struct
 
 from contracts.message import (
-    CivilDate, EnrollmentId, Fen, Instant, ObligationId, OrderId, PersonId, RequestId, Uuid, Year, command, fact,
+    CivilDate,
+    EnrollmentId,
+    Fen,
+    Instant,
+    ObligationId,
+    OrderId,
+    PersonId,
+    RequestId,
+    Uuid,
+    Year,
+    command,
+    fact,
 )
 
 BILLS = "billing.bills"
 
 
 class Line(Struct, frozen=True, kw_only=True):
-    """One line of a bill. kind: STANDARD, SUBSIDY or LTC. payable: counts into due. fen may be inside another line."""
+    """One line of a bill. kind: STANDARD, SUBSIDY or LTC. payable: counts into due. fen may be inside
+    another line.
+    """
 
     kind: str
     fen: int
@@ -20,8 +33,8 @@ class Line(Struct, frozen=True, kw_only=True):
 
 @command(to="billing")
 class QueryBill(Struct, frozen=True, kw_only=True):
-    """What does this person owe for a year? Accepted: {"obligation_id", "version", "status", "due_fen", "closes_on",
-    "lines", "explanation"}; refused BILL_NOT_FOUND while there is none."""
+    """What does this person owe for a year? Accepted: {"obligation_id", "version", "status", "due_fen",
+    "closes_on", "lines", "explanation"}; refused BILL_NOT_FOUND while there is none."""
 
     request_id: RequestId
     person_id: Uuid
@@ -29,7 +42,9 @@ class QueryBill(Struct, frozen=True, kw_only=True):
 
 
 class _Due(Struct, frozen=True, kw_only=True):
-    """What every fact about a bill carries. version: 1.. of the obligation; the bill's id is obligation_id/version."""
+    """What every fact about a bill carries. version: 1.. of the obligation; the bill's id is
+    obligation_id/version.
+    """
 
     journey: str
     region_code: str
@@ -41,7 +56,9 @@ class _Due(Struct, frozen=True, kw_only=True):
 
 @fact(by="billing", topic=BILLS, subject="obligation_id")
 class BillIssued(_Due, frozen=True, kw_only=True):
-    """Something is due. closes_on: last civil day of the window. explanation: why this amount, step by step, Chinese."""
+    """Something is due. closes_on: last civil day of the window. explanation: why this amount, step by step,
+    Chinese.
+    """
 
     scheme: str
     insurance_year: int
@@ -69,7 +86,9 @@ class BillWaived(_Due, frozen=True, kw_only=True):
 
 @fact(by="billing", topic=BILLS, subject="obligation_id")
 class BillSettled(_Due, frozen=True, kw_only=True):
-    """The obligation is paid in full; coverage may rest on it. paid_at: the channel's signed pay time (instant)."""
+    """The obligation is paid in full; coverage may rest on it. paid_at: the channel's signed pay time
+    (instant).
+    """
 
     order_id: OrderId
     paid_fen: Fen

@@ -3,7 +3,17 @@
 from msgspec import Struct
 
 from contracts.message import (
-    CivilDate, Code, EnrollmentId, Instant, PersonId, RequestId, Sealed, Uuid, Year, command, fact,
+    CivilDate,
+    Code,
+    EnrollmentId,
+    Instant,
+    PersonId,
+    RequestId,
+    Sealed,
+    Uuid,
+    Year,
+    command,
+    fact,
 )
 
 ENROLLMENTS = "enrollment.enrollments"
@@ -53,8 +63,8 @@ class RegisterAccount(Struct, frozen=True, kw_only=True):
 class SubmitEnrollment(Struct, frozen=True, kw_only=True):
     """A person applies for a scheme and year. Accepted: {"enrollment_id", "status"}.
 
-    categories: claimed categories (policy keys), unproven until the review confirms them. submitted_by: the officer
-    or app user who typed it, for the four-eyes guard.
+    categories: claimed categories (policy keys), unproven until the review confirms them. submitted_by: the
+    officer or app user who typed it, for the four-eyes guard.
     """
 
     request_id: RequestId
@@ -86,7 +96,9 @@ class ReviewDecision(Struct, frozen=True, kw_only=True):
 
 @fact(by="enrollment", topic=PEOPLE, subject="person_id")
 class PersonRecorded(Struct, frozen=True, kw_only=True):
-    """The latest sealed copies of a person, one for each reader (compacted topic). The seals' place is the person id."""
+    """The latest sealed copies of a person, one for each reader (compacted topic). The seals' place is the
+    person id.
+    """
 
     person_id: PersonId
     region_code: str
@@ -96,7 +108,8 @@ class PersonRecorded(Struct, frozen=True, kw_only=True):
 
 
 class _Case(Struct, frozen=True, kw_only=True):
-    """What every fact about an application carries. journey: 32 hex digits, the trace of this insurance year."""
+    """What every fact about an application carries. journey: 32 hex digits, the trace of this insurance year.
+    """
 
     journey: str
     region_code: str

@@ -1,4 +1,5 @@
-"""What is a message? Facts and commands, how they are named on the wire, who says them and who handles them."""
+"""What is a message? Facts and commands, how they are named on the wire, who says them and who handles them.
+"""
 
 from collections.abc import Callable
 from datetime import date, datetime
@@ -28,7 +29,8 @@ Year = Annotated[int, Meta(ge=1990, le=2200, description="insurance year")]
 class Sealed(Struct, Generic[Inside], frozen=True, kw_only=True):
     """A C2 value on its way: AES-256-GCM, readable by one reader set, bound to the place it was sealed for.
 
-    reader: the service that holds the key. key_id: which of its keys. box: base64 of nonce, ciphertext and tag.
+    reader: the service that holds the key. key_id: which of its keys. box: base64 of nonce, ciphertext and
+    tag.
     """
 
     reader: str
@@ -42,8 +44,9 @@ MessageClass = type[Struct]
 class Contract(Struct, frozen=True, kw_only=True):
     """What the project knows about one message type beside its fields.
 
-    kind is "fact" or "command"; owner publishes a fact or handles a command; topic is where a fact is published
-    (commands arrive on the topic of whoever sends them); subject names the field with the aggregate's id (ce_subject).
+    kind is "fact" or "command"; owner publishes a fact or handles a command; topic is where a fact is
+    published (commands arrive on the topic of whoever sends them); subject names the field with the
+    aggregate's id (ce_subject).
     """
 
     type: str
@@ -60,7 +63,9 @@ CONTRACTS: dict[str, Contract] = {}
 _BY_CLASS: dict[type[Struct], Contract] = {}
 
 
-def fact(*, by: str, topic: str, subject: str, key: str = "person_id", version: int = 1) -> Callable[[Message], Message]:
+def fact(
+    *, by: str, topic: str, subject: str, key: str = "person_id", version: int = 1
+) -> Callable[[Message], Message]:
     """Declare a fact: something that happened, said once by its owner on its owner's topic."""
 
     def declare(message: Message) -> Message:

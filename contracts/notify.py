@@ -8,7 +8,9 @@ NOTIFICATIONS = "notify.notifications"
 
 
 class _Told(Struct, frozen=True, kw_only=True):
-    """template: what it says. about: the ce_id of the fact it tells. road: SMS or EMAIL. to_masked: for people's eyes."""
+    """template: what it says. about: the ce_id of the fact it tells. road: SMS or EMAIL. to_masked: for
+    people's eyes.
+    """
 
     journey: str
     region_code: str

@@ -34,7 +34,9 @@ class Resume(_Order, frozen=True, kw_only=True):
 
 @command(to="any", key="service")
 class AdvanceClock(_Order, frozen=True, kw_only=True):
-    """Move the business clock forward to an instant (sandbox only), from due time to due time. Accepted: {"now"}."""
+    """Move the business clock forward to an instant (sandbox only), from due time to due time. Accepted:
+    {"now"}.
+    """
 
     to: Instant
 
@@ -44,15 +46,16 @@ OPERATIONS = "{service}.operations"  # each service says these of itself, on its
 
 @command(to="any", key="service")
 class Republish(_Order, frozen=True, kw_only=True):
-    """Send again what the service has said since an instant (system clock), under the same ids: a lost tail of a topic
-    is filled, everybody else knows the ids already. Accepted: {"batches"}."""
+    """Send again what the service has said since an instant (system clock), under the same ids: a lost tail
+    of a topic is filled, everybody else knows the ids already. Accepted: {"batches"}."""
 
     since: Instant
 
 
 @fact(by="any", topic=OPERATIONS, subject="parked_id", key="service")
 class MessageParked(Struct, frozen=True, kw_only=True):
-    """Something could not be handled and is kept. parked_id: its seq in the service's parked table. No bytes, no data.
+    """Something could not be handled and is kept. parked_id: its seq in the service's parked table. No
+    bytes, no data.
 
     reason: a code of contracts.reasons. source: topic/partition/offset, or the door.
     """
@@ -78,7 +81,9 @@ class MessageRedriven(Struct, frozen=True, kw_only=True):
 
 @fact(by="any", topic=OPERATIONS, subject="service", key="service")
 class ServiceHalted(Struct, frozen=True, kw_only=True):
-    """Handlers failed too often: the code is wrong, not the data. An operator resumes. failures: of the last handled."""
+    """Handlers failed too often: the code is wrong, not the data. An operator resumes. failures: of the last
+    handled.
+    """
 
     service: str
     failures: int

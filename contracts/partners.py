@@ -17,7 +17,11 @@ class Partner(Struct, frozen=True, kw_only=True):
 
     @property
     def topic(self) -> str:
-        return {"channel": f"channels.{self.code}", "agency": f"agencies.{self.code}", "operator": "operators"}[self.kind]
+        return {
+            "channel": f"channels.{self.code}",
+            "agency": f"agencies.{self.code}",
+            "operator": "operators",
+        }[self.kind]
 
     @property
     def replies(self) -> str:
@@ -39,9 +43,19 @@ PARTNERS: dict[str, Partner] = {
         Partner(code="alipay", kind="channel", name_zh="支付宝市民中心", may=_ONLINE),
         Partner(code="bank", kind="channel", name_zh="银行网点", may=_CASH),
         Partner(code="counter", kind="channel", name_zh="医保经办窗口", may=_CASH),
-        Partner(code="990100", kind="agency", name_zh="示例市医保局", may=("enrollment.review_decision.v1",), regions=("990100",)),
-        Partner(code="operators", kind="operator", name_zh="运维",
-                may=("any.redrive.v1", "any.resume.v1", "any.advance_clock.v1", "any.republish.v1")),
+        Partner(
+            code="990100",
+            kind="agency",
+            name_zh="示例市医保局",
+            may=("enrollment.review_decision.v1",),
+            regions=("990100",),
+        ),
+        Partner(
+            code="operators",
+            kind="operator",
+            name_zh="运维",
+            may=("any.redrive.v1", "any.resume.v1", "any.advance_clock.v1", "any.republish.v1"),
+        ),
     )
 }
 

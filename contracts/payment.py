@@ -4,8 +4,20 @@ from msgspec import Struct
 
 from contracts.enrollment import Identity
 from contracts.message import (
-    Code, EnrollmentId, Fen, Instant, ObligationId, OrderId, PaidFen, PersonId, RequestId, Sealed, Uuid, Year,
-    command, fact,
+    Code,
+    EnrollmentId,
+    Fen,
+    Instant,
+    ObligationId,
+    OrderId,
+    PaidFen,
+    PersonId,
+    RequestId,
+    Sealed,
+    Uuid,
+    Year,
+    command,
+    fact,
 )
 
 PAYMENTS = "payment.payments"
@@ -22,7 +34,8 @@ class CartItem(Struct, frozen=True, kw_only=True):
 
 @command(to="payment")
 class StartPayment(Struct, frozen=True, kw_only=True):
-    """A payer wants to pay for one or more obligations (家庭共济 cart). The record key is the payer's person_id.
+    """A payer wants to pay for one or more obligations (家庭共济 cart). The record key is the payer's
+    person_id.
 
     Accepted once the provider has taken the order: {"order_id", "order_no", "amount_fen", "pay_url"}.
     """
@@ -74,7 +87,8 @@ class PaymentSettled(Struct, frozen=True, kw_only=True):
 
 @fact(by="payment", topic=PAYMENTS, subject="funds_id")
 class FundsUnmatched(Struct, frozen=True, kw_only=True):
-    """Money arrived that settles nothing; it stands in suspense and goes back. reason: a code of contracts.reasons.
+    """Money arrived that settles nothing; it stands in suspense and goes back. reason: a code of
+    contracts.reasons.
 
     obligation_id and enrollment_id are empty when it names none that we know.
     """

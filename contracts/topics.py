@@ -1,18 +1,21 @@
-"""Which topics exist, how long they keep, who writes and who reads them: retention and ACLs come from here."""
+"""Which topics exist, how long they keep, who writes and who reads them: retention and ACLs come from here.
+"""
 
 from msgspec import Struct
 
 from contracts import billing, enrollment, notify, operations, payment
 from contracts.partners import PARTNERS
 
-PARTITIONS = 4          # the same everywhere: what concerns one person shares a partition number on every topic
+# the same everywhere: what concerns one person shares a partition number on every topic
+PARTITIONS = 4
 SERVICES = ("enrollment", "billing", "payment", "notify")
 OPERATED = (*SERVICES, "console")    # who parks and halts, says so, and takes operators' orders
 MAX_MESSAGE_BYTES = 262_144
 
 
 class Topic(Struct, frozen=True, kw_only=True):
-    """One topic. owner: the service that publishes it, or that parks what nobody can decode on an inbound one.
+    """One topic. owner: the service that publishes it, or that parks what nobody can decode on an inbound
+    one.
 
     writers, readers: principals. A service reads under the consumer groups `<service>-<lane>`.
     """
@@ -27,7 +30,9 @@ class Topic(Struct, frozen=True, kw_only=True):
 
     @property
     def config(self) -> dict[str, str]:
-        """The topic's settings on the broker. Inbound records carry the broker's own time: a signature's age is judged by it."""
+        """The topic's settings on the broker. Inbound records carry the broker's own time: a signature's age
+        is judged by it.
+        """
         return {
             "cleanup.policy": "compact" if self.compacted else "delete",
             "retention.ms": str(-1 if self.compacted else self.retention_days * 86_400_000),
@@ -41,15 +46,25 @@ _AGENCIES = tuple(p.code for p in PARTNERS.values() if p.kind == "agency")
 _WATCHERS = ("console", "auditor")
 
 
-def _published(name: str, owner: str, *readers: str, days: int = 30, compacted: bool = False, agencies: bool = True) -> Topic:
+def _published(
+    name: str, owner: str, *readers: str, days: int = 30, compacted: bool = False, agencies: bool = True
+) -> Topic:
     return Topic(name=name, owner=owner, writers=(owner,), retention_days=days, compacted=compacted,
                  readers=(*readers, *_WATCHERS, *(_AGENCIES if agencies else ())))
 
 
 def _inbound(partner_topic: str, partner: str, owner: str, *readers: str) -> Topic:
-    # 10 MB records from a partner must reach us to be refused with a reason, not die silently in its client's retries:
-    # the broker's own limit stays and the partner's client hears it. What passes the limit we judge.
-    return Topic(name=partner_topic, owner=owner, writers=(partner,), readers=(owner, *readers, "auditor"), retention_days=14, inbound=True)
+    # 10 MB records from a partner must reach us to be refused with a reason, not die silently in its
+    # client's retries: the broker's own limit stays and the partner's client hears it. What passes the limit
+    # we judge.
+    return Topic(
+        name=partner_topic,
+        owner=owner,
+        writers=(partner,),
+        readers=(owner, *readers, "auditor"),
+        retention_days=14,
+        inbound=True,
+    )
 
 
 def _all() -> tuple[Topic, ...]:
@@ -70,7 +85,13 @@ def _all() -> tuple[Topic, ...]:
             topics.append(_inbound(partner.topic, partner.code, "enrollment"))
         writers = OPERATED if partner.kind == "operator" else SERVICES
         topics.append(
-            Topic(name=partner.replies, owner="enrollment", writers=writers, readers=(partner.code, *_WATCHERS), retention_days=7)
+            Topic(
+                name=partner.replies,
+                owner="enrollment",
+                writers=writers,
+                readers=(partner.code, *_WATCHERS),
+                retention_days=7,
+            )
         )
     return tuple(topics)
 

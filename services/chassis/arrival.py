@@ -1,4 +1,6 @@
-"""What has arrived, and by which road? The engine's one form for records, requests, timers and outcomes of calls."""
+"""What has arrived, and by which road? The engine's one form for records, requests, timers and outcomes of
+calls.
+"""
 
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +20,9 @@ class RequestKey(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """The bytes as they came, so that what cannot be handled is kept whole. at_ms: when the broker or the door took it."""
+    """The bytes as they came, so that what cannot be handled is kept whole. at_ms: when the broker or the
+    door took it.
+    """
 
     topic: str
     partition: int | None
@@ -33,16 +37,46 @@ class Arrival:
     """One message on its way through the engine.
 
     event_id: the ce_id of a fact of ours (inbox), None for the rest. request: of a command. digest: HMAC of a
-    command's canonical body. refusal: an authentic command that is answered without a handler. parked_seq, job_id,
-    call_id: the row that this message came from and that goes in its transaction. seen: its inbox row stands already.
-    since: when it first waited (system instant). answer: what the partner hears, once that is known.
+    command's canonical body. refusal: an authentic command that is answered without a handler. parked_seq,
+    job_id, call_id: the row that this message came from and that goes in its transaction. seen: its inbox
+    row stands already. since: when it first waited (system instant). answer: what the partner hears, once
+    that is known.
     """
 
-    __slots__ = ("answer", "at_ms", "call_id", "digest", "event_id", "job_id", "key", "message", "parked_seq", "partition",
-                 "partner", "raw", "refs", "refusal", "request", "seen", "since", "subscription", "time", "topic", "type")
+    __slots__ = (
+        "answer",
+        "at_ms",
+        "call_id",
+        "digest",
+        "event_id",
+        "job_id",
+        "key",
+        "message",
+        "parked_seq",
+        "partition",
+        "partner",
+        "raw",
+        "refs",
+        "refusal",
+        "request",
+        "seen",
+        "since",
+        "subscription",
+        "time",
+        "topic",
+        "type",
+    )
 
-    def __init__(self, *, type: str, message: Any, subscription: "Subscription | None", refs: tuple[int, ...], raw: Raw) -> None:
-        self.type, self.message, self.subscription, self.refs, self.raw = type, message, subscription, refs, raw
+    def __init__(
+        self, *, type: str, message: Any, subscription: "Subscription | None", refs: tuple[int, ...], raw: Raw
+    ) -> None:
+        self.type, self.message, self.subscription, self.refs, self.raw = (
+            type,
+            message,
+            subscription,
+            refs,
+            raw,
+        )
         self.topic, self.partition, self.at_ms = raw.topic, raw.partition, raw.at_ms
         self.key = ""
         self.time = ""
@@ -65,7 +99,9 @@ class Arrival:
 
     @property
     def waited(self) -> timedelta:
-        """How long ago it first waited for its ground, by the system clock; zero for what comes for the first time."""
+        """How long ago it first waited for its ground, by the system clock; zero for what comes for the
+        first time.
+        """
         return datetime.now(UTC) - self.since if self.since else timedelta()
 
 

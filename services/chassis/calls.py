@@ -1,4 +1,6 @@
-"""How is the outside asked? Call rows are claimed, sent with no transaction open, and their outcomes arrive as messages."""
+"""How is the outside asked? Call rows are claimed, sent with no transaction open, and their outcomes arrive
+as messages.
+"""
 
 import asyncio
 import time
@@ -26,7 +28,9 @@ class Unknown(Exception):
 
 
 class NotSent(Exception):
-    """The provider surely did nothing, so the same request may be sent again. after_seconds: not before, 0 = at once."""
+    """The provider surely did nothing, so the same request may be sent again. after_seconds: not before, 0 =
+    at once.
+    """
 
     def __init__(self, why: str, *, after_seconds: float = 0.0) -> None:
         super().__init__(why)
@@ -36,7 +40,8 @@ class NotSent(Exception):
 class Gateway(Protocol):
     """A provider, as the worker needs it. Both raise Unknown or NotSent; neither decides anything.
 
-    request: of the classes that the service maps to this gateway. One that is an async context manager is entered at start.
+    request: of the classes that the service maps to this gateway. One that is an async context manager is
+    entered at start.
     """
 
     async def send(self, request: Any) -> Struct:
@@ -51,11 +56,17 @@ class Gateway(Protocol):
 class Calls:
     """The gateway worker of a service: one leader, up to 64 requests under way.
 
-    A row is CLAIMED and committed before its request goes out. One that is found CLAIMED without us having it in hand
-    was in flight when a worker died: its outcome is unknown, and the provider is asked first.
+    A row is CLAIMED and committed before its request goes out. One that is found CLAIMED without us having
+    it in hand was in flight when a worker died: its outcome is unknown, and the provider is asked first.
     """
 
-    def __init__(self, engine: Engine, subscriptions: Subscriptions, gateways: Mapping[type[Struct], Gateway], door: Door) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        subscriptions: Subscriptions,
+        gateways: Mapping[type[Struct], Gateway],
+        door: Door,
+    ) -> None:
         self.engine, self.subscriptions, self.door = engine, subscriptions, door
         self._gateways = {kind.__name__: (Decoder(kind), gateway) for kind, gateway in gateways.items()}
         self._under_way: set[asyncio.Task[None]] = set()
@@ -63,10 +74,13 @@ class Calls:
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
         service = self.engine.service
-        while not await db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", f"{service}-calls"):
+        while not await db.fetchval(  # noqa: ASYNC110 -- a lock in the database raises no event
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{service}-calls"
+        ):
             await asyncio.sleep(0.25)
         try:
-            await db.execute("update call set state = 'NEW' where state = 'CLAIMED'")  # attempts > 0 says that it may be out
+            # attempts > 0 says that it may be out
+            await db.execute("update call set state = 'NEW' where state = 'CLAIMED'")
             while True:
                 self.engine.calls_changed.clear()
                 if not await self._claim(db):
@@ -106,12 +120,14 @@ class Calls:
             if outcome is None:
                 outcome = await gateway.send(request)
             subscription = self.subscriptions.by_type[type_of(outcome)]
-            arrival = internal(subscription, Raw("call", None, None, None, (), encode(outcome), int(time.time() * 1000)))
+            arrival = internal(
+                subscription, Raw("call", None, None, None, (), encode(outcome), int(time.time() * 1000))
+            )
             arrival.call_id = call_id
             await self.door.enter(arrival)
         except (Unknown, NotSent, Busy) as why:
             await self._again(call_id, type, attempts, why, getattr(why, "after_seconds", 0.0))
-        except Exception as bug:  # noqa: BLE001 - a gateway's bug costs this call a pause, never the worker
+        except Exception as bug:  # noqa: BLE001 -- a gateway's bug costs this call a pause, never the worker
             log.error("call_failed", type=type, error=repr(bug)[:300])
             await self._again(call_id, type, attempts, bug, LONGEST_PAUSE)
 
@@ -121,7 +137,10 @@ class Calls:
         metrics.call_failed(self.engine.service, type, unknown=isinstance(why, Unknown))
         log.warning("call_again", type=type, attempts=attempts, why=str(why)[:200])
         await self.door.later(
-            "update call set state = 'NEW', next_at = now() + make_interval(secs => $2) where id = $1::uuid", call_id, pause)
+            "update call set state = 'NEW', next_at = now() + make_interval(secs => $2) where id = $1::uuid",
+            call_id,
+            pause,
+        )
 
 
 def type_of(message: Struct) -> str:

@@ -2,26 +2,58 @@
 
 import asyncpg
 
-# One statement of the engine touches few rows by index; plans are cached while tables are empty and must not become scans.
+# One statement of the engine touches few rows by index; plans are cached while tables are empty and must not
+# become scans.
 _SESSION = {
-    "plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off",
-    "jit": "off", "idle_in_transaction_session_timeout": "5s", "transaction_timeout": "12s",
-    "client_connection_check_interval": "1s", "timezone": "UTC",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "5s",
+    "transaction_timeout": "12s",
+    "client_connection_check_interval": "1s",
+    "timezone": "UTC",
 }
 IDLE_SECONDS = 10.0
 
 # Ended by the server or the network; the work was not lost, it is done again with its ids inside.
-_PASSING_STATES = ("57P01", "57P02", "57P03", "57P05", "25P03", "25P04", "55P03", "53300", "53100", "53200", "25006", "57014")
-AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError, asyncpg.UniqueViolationError, asyncpg.InvalidCachedStatementError)
+_PASSING_STATES = (
+    "57P01",
+    "57P02",
+    "57P03",
+    "57P05",
+    "25P03",
+    "25P04",
+    "55P03",
+    "53300",
+    "53100",
+    "53200",
+    "25006",
+    "57014",
+)
+AGAIN = (
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.UniqueViolationError,
+    asyncpg.InvalidCachedStatementError,
+)
 
 
 async def connect(dsn: str, name: str, *, guarded: bool = False) -> asyncpg.Connection:
-    """A connection with the engine's session settings. guarded: the server ends it when it stays silent for 10 s."""
+    """A connection with the engine's session settings. guarded: the server ends it when it stays silent for
+    10 s.
+    """
     settings = _SESSION | {"application_name": name}
     if guarded:
         settings["idle_session_timeout"] = f"{int(IDLE_SECONDS)}s"
     return await asyncpg.connect(
-        dsn, ssl="disable", timeout=5, command_timeout=10, max_cached_statement_lifetime=0, server_settings=settings
+        dsn,
+        ssl="disable",
+        timeout=5,
+        command_timeout=10,
+        max_cached_statement_lifetime=0,
+        server_settings=settings,
     )
 
 
@@ -33,7 +65,9 @@ def is_broken(error: BaseException) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether it is nobody's fault and goes away: such an error is never halved or parked, only tried again later."""
+    """Whether it is nobody's fault and goes away: such an error is never halved or parked, only tried again
+    later.
+    """
     if is_broken(error) or isinstance(error, OSError | TimeoutError):
         return True
     state = getattr(error, "sqlstate", None) or ""

@@ -1,4 +1,6 @@
-"""How does one caller get in? Concurrent requests are handled as one batch (group commit), each with its own answer."""
+"""How does one caller get in? Concurrent requests are handled as one batch (group commit), each with its own
+answer.
+"""
 
 import asyncio
 import time
@@ -23,7 +25,16 @@ from services.chassis.wire import Reader, internal
 AT_MOST = 1000
 PATIENCE_SECONDS = 3.0
 _OF_SOURCE = {f"/{partner.topic.replace('.', '/')}": partner for partner in PARTNERS.values()}
-_STATUS = {Reason.SIGNATURE_INVALID: 401, Reason.CLOCK_SKEW: 401, Reason.NOT_PERMITTED: 403, Reason.UNDER_REPAIR: 503}
+_SIGNATURE = {"canbao-sig-key": "sig_key", "canbao-sig-at": "sig_at", "canbao-sig": "sig"}
+_STATUS = {
+    Reason.SIGNATURE_INVALID: 401,
+    Reason.CLOCK_SKEW: 401,
+    Reason.NOT_PERMITTED: 403,
+    Reason.UNDER_REPAIR: 503,
+}
+
+
+Waiting = tuple[Arrival | Unreadable, asyncio.Future[None]]
 
 
 class Busy(Exception):
@@ -35,7 +46,7 @@ class Door:
 
     def __init__(self, engine: Engine, subscriptions: Subscriptions, reader: Reader) -> None:
         self.engine, self.subscriptions, self.reader = engine, subscriptions, reader
-        self._waiting: list[tuple[Arrival | Unreadable, asyncio.Future[None]]] = []
+        self._waiting: list[Waiting] = []
         self._statements: list[tuple[str, tuple[Any, ...]]] = []
         self._work = asyncio.Event()
 
@@ -51,22 +62,25 @@ class Door:
                 del self._statements[0]  # only now: a broken connection leaves it for the next one
             while self._waiting:
                 batch, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
-                arrivals = [what for what, _ in batch if isinstance(what, Arrival)]
-                unreadable = [what for what, _ in batch if isinstance(what, Unreadable)]
-                try:
-                    async with asyncio.timeout(10):
-                        await self.engine.run(db, arrivals, unreadable)
-                except BaseException as error:
-                    for _, done in batch:
-                        if not done.done():
-                            done.set_exception(Busy(f"{type(error).__name__}: {error}"))
-                    raise
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+                await self._handle(db, batch)
+
+    async def _handle(self, db: asyncpg.Connection, batch: list[Waiting]) -> None:
+        arrivals = [what for what, _ in batch if isinstance(what, Arrival)]
+        unreadable = [what for what, _ in batch if isinstance(what, Unreadable)]
+        trouble: BaseException | None = None
+        try:
+            async with asyncio.timeout(10):
+                await self.engine.run(db, arrivals, unreadable)
+        except BaseException as error:
+            trouble = Busy(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            for done in (done for _, done in batch if not done.done()):
+                done.set_exception(trouble) if trouble else done.set_result(None)
 
     async def enter(self, what: Arrival | Unreadable) -> None:
-        """Through the engine with the next batch. Returns when it is committed: done, or parked. Raises Busy."""
+        """Through the engine with the next batch. Returns when it is committed: done, or parked. Raises Busy.
+        """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((what, done))
         self._work.set()
@@ -78,12 +92,20 @@ class Door:
         self._work.set()
 
     async def tell(self, message: Struct) -> None:
-        """An internal message (a provider's verified word) through the engine: when this returns it is kept. Raises Busy."""
+        """An internal message (a provider's verified word) through the engine: when this returns it is kept.
+        Raises Busy.
+        """
         subscription = self.subscriptions.by_type[type(message).__name__]
-        await self.enter(internal(subscription, Raw("door", None, None, None, (), encode(message), int(time.time() * 1000))))
+        await self.enter(
+            internal(
+                subscription, Raw("door", None, None, None, (), encode(message), int(time.time() * 1000))
+            )
+        )
 
     async def command(self, raw: Raw) -> Answer | Unreadable | None:
-        """A signed command. Its answer; Unreadable: forged or not a message; None: accepted, its outcome is not known yet."""
+        """A signed command. Its answer; Unreadable: forged or not a message; None: accepted, its outcome is
+        not known yet.
+        """
         what = self.reader.read(raw)
         if what is None:
             return Unreadable(raw, Reason.NOT_PERMITTED, "no command of this service")
@@ -109,10 +131,18 @@ class Door:
 
     async def _post(self, request: Request) -> Response:
         if int(request.headers.get("content-length") or 0) > MAX_MESSAGE_BYTES:
-            return _json(413, refused(Reason.SCHEMA_INVALID, field="content-length", expected=f"at most {MAX_MESSAGE_BYTES}"))
+            return _json(
+                413,
+                refused(
+                    Reason.SCHEMA_INVALID, field="content-length", expected=f"at most {MAX_MESSAGE_BYTES}"
+                ),
+            )
         value = await request.body()
         if len(value) > MAX_MESSAGE_BYTES:
-            return _json(413, refused(Reason.SCHEMA_INVALID, field="body", expected=f"at most {MAX_MESSAGE_BYTES} bytes"))
+            return _json(
+                413,
+                refused(Reason.SCHEMA_INVALID, field="body", expected=f"at most {MAX_MESSAGE_BYTES} bytes"),
+            )
         try:
             answer = await self.command(_raw(request, value))
         except Busy:
@@ -123,21 +153,45 @@ class Door:
             return _json(_STATUS.get(answer.reason, 400), refused(answer.reason, field=answer.detail))
         if isinstance(answer, Rejected):
             code = answer.refusal.code
-            return _json(503 if code == Reason.UNDER_REPAIR.name else 409 if code == Reason.IDEMPOTENCY_CONFLICT.name else 422, answer)
+            return _json(
+                503
+                if code == Reason.UNDER_REPAIR.name
+                else 409
+                if code == Reason.IDEMPOTENCY_CONFLICT.name
+                else 422,
+                answer,
+            )
         assert isinstance(answer, Accepted)
         return _json(200, answer)
 
 
 def _raw(request: Request, value: bytes) -> Raw:
-    """An HTTP request in the form of a record: the partner's topic follows from its source, and its signature covers it."""
-    names = {"ce-specversion", "ce-id", "ce-type", "ce-time", "ce-source", "ce-subject", "traceparent", "content-type"}
-    headers = [(k.replace("ce-", "ce_"), v.encode("latin-1")) for k, v in request.headers.items() if k in names]
-    for ours in ("sig-key", "sig-at", "sig"):
-        if f"canbao-{ours}" in request.headers:
-            headers.append((ours.replace("-", "_"), request.headers[f"canbao-{ours}"].encode("latin-1")))
+    """An HTTP request in the form of a record: the partner's topic follows from its source, and its
+    signature covers it.
+    """
+    names = {
+        "ce-specversion",
+        "ce-id",
+        "ce-type",
+        "ce-time",
+        "ce-source",
+        "ce-subject",
+        "traceparent",
+        "content-type",
+    }
+    headers = [
+        (k.replace("ce-", "ce_"), v.encode("latin-1")) for k, v in request.headers.items() if k in names
+    ]
+    headers += [
+        (ours, request.headers[name].encode("latin-1"))
+        for name, ours in _SIGNATURE.items()
+        if name in request.headers
+    ]
     partner = _OF_SOURCE.get(request.headers.get("ce-source", ""))
     key = request.headers.get("canbao-key", "").encode("latin-1")
-    return Raw(partner.topic if partner else "door", None, None, key, tuple(headers), value, int(time.time() * 1000))
+    return Raw(
+        partner.topic if partner else "door", None, None, key, tuple(headers), value, int(time.time() * 1000)
+    )
 
 
 def _json(status: int, body: Struct) -> Response:

@@ -19,7 +19,8 @@ class Halt:
         self.declared = False
         self.last_error = ""
         self._in_a_row = 0
-        self._recent: deque[int] = deque(maxlen=OF_LAST)   # 1: failed; successes of a whole batch are added together
+        # 1: failed; successes of a whole batch are added together
+        self._recent: deque[int] = deque(maxlen=OF_LAST)
         self._failures = 0
 
     def check(self) -> None:

@@ -19,5 +19,7 @@ def millis(uuid: str) -> int:
 
 
 def partition_of(key: str) -> int:
-    """Where the broker's default partitioner puts a key; 4 µs, so it is taken from the consumed record where there is one."""
+    """Where the broker's default partitioner puts a key; 4 µs, so it is taken from the consumed record where
+    there is one.
+    """
     return int(murmur2(key.encode()) & 0x7FFFFFFF) % PARTITIONS

@@ -20,7 +20,9 @@ class SomeSeen(Exception):
 
 
 class Known(NamedTuple):
-    """A request as it was first sent. answer: None while it is still being worked on. stored: its row stands already."""
+    """A request as it was first sent. answer: None while it is still being worked on. stored: its row stands
+    already.
+    """
 
     digest: bytes
     answer: Answer | None
@@ -35,12 +37,16 @@ async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bo
     ids = sorted({a.event_id for a in arrivals if a.event_id is not None and not a.seen})
     fresh = set(ids)
     if ids and not ask_which:
-        tag = await tx.execute("insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing", ids)
+        tag = await tx.execute(
+            "insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing", ids
+        )
         if tag != f"INSERT 0 {len(ids)}":
             raise SomeSeen
     elif ids:
         rows = await tx.fetch(
-            "insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing returning ce_id::text", ids)
+            "insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing returning ce_id::text",
+            ids,
+        )
         fresh = {row[0] for row in rows}
     left = []
     for arrival in arrivals:
@@ -62,13 +68,17 @@ async def known_requests(tx: "Transaction", arrivals: list[Arrival]) -> dict[Req
         " where (partner, request_id) in (select * from unnest($1::text[], $2::text[]))",
         [key.partner for key in keys], [key.request_id for key in keys],
     )
-    return {RequestKey(r[0], r[1]): Known(r[2], None if r[3] is None else _decode_answer(r[3]), True) for r in rows}
+    return {
+        RequestKey(r[0], r[1]): Known(r[2], None if r[3] is None else _decode_answer(r[3]), True)
+        for r in rows
+    }
 
 
 def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey, Known]) -> list[Arrival]:
     """Commands that came before are answered from memory, or refused when the body differs; the rest is left.
 
-    A parked or waiting command that comes again itself may find its own row, without an answer: it is handled.
+    A parked or waiting command that comes again itself may find its own row, without an answer: it is
+    handled.
     """
     left = []
     for arrival in wave:
@@ -84,7 +94,13 @@ def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey
         else:
             arrival.answer = before.answer or tx.answers.get(arrival.request)
             if arrival.answer is not None:
-                tx.reply(arrival.request, type(arrival.answer), encode(arrival.answer), arrival.key, arrival.partition)
+                tx.reply(
+                    arrival.request,
+                    type(arrival.answer),
+                    encode(arrival.answer),
+                    arrival.key,
+                    arrival.partition,
+                )
     return left
 
 
@@ -94,11 +110,15 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
         return
     refusal = arrival.refusal or refused(reason, field=field)
     metrics.refused(tx.service, refusal.code)
-    arrival.answer = Rejected(request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal)
+    arrival.answer = Rejected(
+        request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal
+    )
     tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.partition)
 
 
-async def remember_requests(tx: "Transaction", handled: list[Arrival], known: dict[RequestKey, Known]) -> None:
+async def remember_requests(
+    tx: "Transaction", handled: list[Arrival], known: dict[RequestKey, Known]
+) -> None:
     """Write the batch's commands with their answers, and the answers that earlier commands were promised."""
     rows, new = [], set()
     for arrival in handled:
@@ -111,7 +131,9 @@ async def remember_requests(tx: "Transaction", handled: list[Arrival], known: di
         if known[request].stored:
             continue
         new.add(request)
-        rows.append((*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key))
+        rows.append(
+            (*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key)
+        )
     if rows:
         await tx.execute(
             "insert into request(partner, request_id, command, digest, answer, key)"

@@ -1,7 +1,8 @@
 """How do records come in? A FastStream batch subscriber in the one shape that loses nothing on a real broker.
 
-A record is done when its transaction has committed; only then does its offset enter `pending`, and only pending offsets
-are ever committed to the broker. On any failure the lane seeks back, so that no later commit passes over the hole.
+A record is done when its transaction has committed; only then does its offset enter `pending`, and only
+pending offsets are ever committed to the broker. On any failure the lane seeks back, so that no later commit
+passes over the hole.
 """
 
 import asyncio
@@ -20,7 +21,8 @@ from faststream.kafka.message import KafkaAckableMessage
 
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
-from services.chassis.batch import Engine, Positions, save_progress
+from services.chassis.attempt import Positions, save_progress
+from services.chassis.batch import Engine
 from services.chassis.database import IDLE_SECONDS, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.telemetry import batch_span, log
@@ -35,15 +37,23 @@ FENCED = 75
 class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     """One consumer group of one service: one subscriber, one connection, one lock, one serial loop.
 
-    member: the stable name that the connection guards with a session lock, or "" where nobody hands out names.
-    money_awake: tells a bulk lane whether money had a batch in the last second, so that it takes small bites.
+    member: the stable name that the connection guards with a session lock, or "" where nobody hands out
+    names. money_awake: tells a bulk lane whether money had a batch in the last second, so that it takes
+    small bites.
     """
 
     deadline_seconds = 10.0      # below graceful_timeout (20 s), and far below rebalance_timeout (60 s)
 
     def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
                  money_awake: Callable[[], bool]) -> None:
-        self.name, self.topics, self.engine, self.reader, self.dsn, self.member = name, topics, engine, reader, dsn, member
+        self.name, self.topics, self.engine, self.reader, self.dsn, self.member = (
+            name,
+            topics,
+            engine,
+            reader,
+            dsn,
+            member,
+        )
         self.group = f"{engine.service}-{name}"
         self.db: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
@@ -58,25 +68,45 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self._money_awake = money_awake
 
     def subscribe(self, broker: KafkaBroker) -> None:
-        """Register with the shell. Nothing may raise before the handler: the parser reads no header, the decoder no body."""
+        """Register with the shell. Nothing may raise before the handler: the parser reads no header, the
+        decoder no body.
+        """
 
         async def parser(records: tuple[ConsumerRecord, ...]) -> KafkaAckableMessage:
             first = records[0]
             return KafkaAckableMessage(
-                body=b"", headers={}, batch_headers=[], reply_to="", content_type=None, correlation_id=None,
-                message_id=f"{first.topic}-{first.partition}-{first.offset}", raw_message=records, path={}, consumer=self.sub.consumer,
+                body=b"",
+                headers={},
+                batch_headers=[],
+                reply_to="",
+                content_type=None,
+                correlation_id=None,
+                message_id=f"{first.topic}-{first.partition}-{first.offset}",
+                raw_message=records,
+                path={},
+                consumer=self.sub.consumer,
             )
 
-        async def decoder(message: KafkaAckableMessage) -> None:
+        async def decoder(_: KafkaAckableMessage) -> None:
             return None
 
         async def handle(message: KafkaMessage) -> None:
             await self.handle(message.raw_message)
 
         self.sub = broker.subscriber(
-            *self.topics, group_id=self.group, group_instance_id=self.member or None, batch=True, ack_policy=AckPolicy.MANUAL,
-            parser=parser, decoder=decoder, listener=self, auto_offset_reset="earliest", max_records=MAX_RECORDS,
-            batch_timeout_ms=20, session_timeout_ms=10_000 if self.member else 6_000, heartbeat_interval_ms=1_000,
+            *self.topics,
+            group_id=self.group,
+            group_instance_id=self.member or None,
+            batch=True,
+            ack_policy=AckPolicy.MANUAL,
+            parser=parser,
+            decoder=decoder,
+            listener=self,
+            auto_offset_reset="earliest",
+            max_records=MAX_RECORDS,
+            batch_timeout_ms=20,
+            session_timeout_ms=10_000 if self.member else 6_000,
+            heartbeat_interval_ms=1_000,
             rebalance_timeout_ms=60_000,
         )
         self.sub(handle)
@@ -87,7 +117,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Connect and win the member's name, waiting as long as it takes; before the consumer starts."""
         self.db = await connect(self.dsn, f"{self.group}-{os.getpid()}", guarded=bool(self.member))
         waited = False
-        while self.member and not await self.db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", self.member):
+        while self.member and not await self.db.fetchval(
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", self.member
+        ):
             if not waited:
                 log.warning("member_name_taken", member=self.member)
                 waited = True
@@ -96,7 +128,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self.db.add_termination_listener(lambda *_: self.lost("the connection ended"))
 
     def lost(self, why: str) -> None:
-        """The connection, and with it the name, is gone: a guarded process ends at once and never writes again."""
+        """The connection, and with it the name, is gone: a guarded process ends at once and never writes
+        again.
+        """
         if self.stopping:
             return
         if self.member:
@@ -115,12 +149,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with self.lock:
                     try:
                         await self.db.fetchval("select 1")
-                    except Exception as error:  # noqa: BLE001 - whatever it is, the pen is gone
+                    except Exception as error:  # noqa: BLE001 -- whatever it is, the pen or the batch is gone
                         self.lost(f"the beat failed: {error}")
 
     # Rebalances: everything is revoked from everybody each time
 
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+    async def on_partitions_revoked(self, _: set[TopicPartition]) -> None:
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
             await self._pass_skipped()
@@ -128,7 +162,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self.pending.clear()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and say so."""
+        """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and
+        say so.
+        """
         log.info("assigned", group=self.group, partitions=len(assigned))
         done = await self._progress()
         for partition in assigned:
@@ -136,23 +172,28 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             last = done.get((partition.topic, partition.partition))
             if last is not None and position > last + 1:
                 metrics.fact_gap(self.engine.service, partition.topic)
-                log.error("gap_refilled", group=self.group, topic=partition.topic, partition=partition.partition,
-                          skipped=position - last - 1)
+                log.error(
+                    "gap_refilled",
+                    group=self.group,
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    skipped=position - last - 1,
+                )
                 self.sub.consumer.seek(partition, last + 1)
 
     async def _progress(self) -> dict[tuple[str, int], int]:
         async with self.lock:
             if self.db is None:
                 return {}
-            rows = await self.db.fetch('select topic, partition, "offset" from progress where lane = $1', self.name)
+            rows = await self.db.fetch(
+                'select topic, partition, "offset" from progress where lane = $1', self.name
+            )
         return {(row[0], row[1]): row[2] for row in rows}
 
     # Batches
 
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
-        if self.stopping:
-            return
         pause = 0.0
         async with self.lock:
             runs = self._still_ours(records)
@@ -165,29 +206,32 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 async with asyncio.timeout(self.deadline_seconds):
                     count = await self._work(runs)
             except (Exception, asyncio.CancelledError) as error:
-                task = asyncio.current_task()
-                if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-                    raise  # ours to stop; a stray one from somebody's cancelled task would end this loop in silence
+                if _is_ours_to_stop(error):
+                    raise
                 self._seek_back(runs)
                 pause = self._failed(error)
             else:
-                self._failures = 0
-                done = {partition: run[-1].offset + 1 for partition, run in runs.items()}
-                if count is None:
-                    self.skipped |= done
-                else:
-                    self.pending |= done
-                    for partition in done:
-                        self.skipped.pop(partition, None)
-                self.dirty.set()
-                self.last_batch = time.monotonic()
+                self._done(runs, count)
                 self._measure(runs, count or 0, time.monotonic() - started)
                 self._govern(count or 0, time.thread_time() - cpu)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
 
+    def _done(self, runs: Runs, count: int | None) -> None:
+        """Committed, or nothing of ours: these offsets may go out with the next flush."""
+        self._failures = 0
+        self.last_batch = time.monotonic()
+        done = {partition: run[-1].offset + 1 for partition, run in runs.items()}
+        if count is None:
+            self.skipped |= done
+        else:
+            self.pending |= done
+            self.skipped = {partition: o for partition, o in self.skipped.items() if partition not in done}
+        self.dirty.set()
+
     async def _work(self, runs: Runs) -> int | None:
-        """How many messages of ours were done; None: there was nothing for us, and no transaction was needed."""
+        """How many messages of ours were done; None: there was nothing for us, and no transaction was needed.
+        """
         arrivals: list[Arrival] = []
         unreadable: list[Unreadable] = []
         positions: Positions = {}
@@ -231,15 +275,24 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if isinstance(error, Halted):
             return 1.0
         self._failures += 1
-        log.warning("batch_put_back", group=self.group, failures=self._failures, error=f"{type(error).__name__}: {error}"[:300])
+        log.warning(
+            "batch_put_back",
+            group=self.group,
+            failures=self._failures,
+            error=f"{type(error).__name__}: {error}"[:300],
+        )
         return float(min(0.1 * 2 ** (self._failures - 1), 5.0))
 
     def _govern(self, count: int, cpu: float) -> None:
-        """A bulk batch takes at most 5 ms of CPU while money is awake: a million bills never stand before a payment."""
+        """A bulk batch takes at most 5 ms of CPU while money is awake: a million bills never stand before a
+        payment.
+        """
         if self.name != "bulk" or not count:
             return
         fits = int(BULK_CPU_SECONDS * count / cpu) if cpu else MAX_RECORDS
-        self.sub.max_records = max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS
+        self.sub.max_records = (
+            max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS
+        )
 
     def _measure(self, runs: Runs, count: int, seconds: float) -> None:
         consumer = self.sub.consumer
@@ -265,14 +318,20 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             await self.flush()
 
     async def _pass_skipped(self) -> None:
-        """Offsets of foreign records enter the database before the broker hears of them, so that a gap is always a gap."""
+        """Offsets of foreign records enter the database before the broker hears of them, so that a gap is
+        always a gap.
+        """
         skipped, self.skipped = self.skipped, {}
         if skipped and self.db is not None and not self.db.is_closed():
-            await save_progress(self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()})
+            await save_progress(
+                self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()}
+            )
             self.pending |= skipped
 
     async def flush(self) -> None:
-        """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush carries them."""
+        """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush
+        carries them.
+        """
         consumer = self.sub.consumer
         if consumer is None:
             return
@@ -291,7 +350,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 del self.pending[partition]
 
     async def last_flush(self) -> None:
-        """Before the broker's stop: the batch in flight ends, its offsets go out, and the group hears goodbye at once."""
+        """Before the broker's stop: the batch in flight ends, its offsets go out, and the group hears
+        goodbye at once.
+        """
         self.stopping = True
         async with self.lock:
             await self._pass_skipped()
@@ -299,13 +360,18 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         _say_goodbye(self.sub.consumer)
 
 
+def _is_ours_to_stop(error: BaseException) -> bool:
+    """Whether this loop itself is cancelled; a stray CancelledError of somebody's task would end it in
+    silence.
+    """
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
+
+
 def _say_goodbye(consumer: object) -> None:
-    """aiokafka sends no LeaveGroup for a static member; without its instance id the ordinary one goes out on stop."""
+    """aiokafka sends no LeaveGroup for a static member; without its instance id the ordinary one goes out on
+    stop.
+    """
     coordinator = getattr(consumer, "_coordinator", None)
     if coordinator is not None:
         coordinator._group_instance_id = None
-
-
-def broker_options() -> dict[str, object]:
-    """Settings of the connection to Kafka that every lane shares."""
-    return {"request_timeout_ms": 15_000, "metadata_max_age_ms": 30_000, "allow_auto_create_topics": False, "graceful_timeout": 20}

@@ -1,10 +1,11 @@
-"""What may an operator order? Redrive, resume, move the sandbox's clock; signed, answered, and said on the topic."""
+"""What may an operator order? Redrive, resume, move the sandbox's clock; signed, answered, and said on the
+topic.
+"""
 
 from typing import Any
 
-from typing_extensions import override
-
 import asyncpg
+from typing_extensions import override
 
 from contracts.operations import OPERATORS as OPERATORS_TOPIC
 from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Republish, Resume, ServiceResumed
@@ -17,7 +18,8 @@ from services.chassis.transaction import Transaction
 
 
 class Operators(Lane):
-    """The lane of the topic `operators`. It never halts, and does the work before the transaction that answers.
+    """The lane of the topic `operators`. It never halts, and does the work before the transaction that
+    answers.
 
     A crash in between does the work again: each order may be done twice without harm.
     """
@@ -43,64 +45,78 @@ class Operators(Lane):
             return {"was_halted": gone != "DELETE 0"}
         if isinstance(order, Republish):
             again = await db.execute(
-                "insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1 on conflict do nothing", order.since)
+                "insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1"
+                " on conflict do nothing",
+                order.since,
+            )
             return {"batches": int(again.rpartition(" ")[2])}
         if isinstance(order, AdvanceClock):
             if not self.sandbox:
                 return {"refused": Reason.NOT_PERMITTED}
             await self.timers.advance(db, order.to)
             return {"now": order.to.isoformat()}
-        seqs = order.seqs or [row[0] for row in await db.fetch(
-            "select seq from parked where reason = $1 and state in ('PARKED', 'REFUSED') order by seq", order.reason)]
+        seqs = order.seqs or [
+            row[0]
+            for row in await db.fetch(
+                "select seq from parked where reason = $1 and state in ('PARKED', 'REFUSED') order by seq",
+                order.reason,
+            )
+        ]
         if not order.dry_run:
             await self.timers.engine.redrive(db, seqs)
-        left = {row[0] for row in await db.fetch("select seq from parked where seq = any($1::bigint[])", seqs)}
+        left = {
+            row[0] for row in await db.fetch("select seq from parked where seq = any($1::bigint[])", seqs)
+        }
         return {"redriven": [seq for seq in seqs if seq not in left], "left": len(left)}
 
 
 class Orders:
-    """The operators' commands as every service takes them. results: of the work that is done; what is left is to answer."""
+    """The operators' commands as every service takes them. results: of the work that is done; what is left
+    is to answer.
+    """
 
     def __init__(self, service: str) -> None:
+        self.service = service
         self.results: dict[RequestKey, dict[str, Any]] = {}
-        self.on = _subscriptions(service, self.results)
+        self.on = Subscriptions(service)
+        self.on(Redrive, refs=lambda order: [])(self.redrive)
+        self.on(Resume, refs=lambda order: [])(self.resume)
+        self.on(Republish, refs=lambda order: [])(self.republish)
+        self.on(AdvanceClock, refs=lambda order: [])(self.advance_clock)
 
-
-def _subscriptions(service: str, results: dict[RequestKey, dict[str, Any]]) -> Subscriptions:
-    on = Subscriptions(service)
-
-    @on(Redrive, refs=lambda order: [])
-    async def redrive(orders: Batch[Redrive], tx: Transaction) -> None:
+    async def redrive(self, orders: Batch[Redrive], tx: Transaction) -> None:
         """Answer, and say which came through."""
         for order in orders:
-            result = results.pop(tx.request(order), {"redriven": [], "left": 0})
+            result = self.results.pop(tx.request(order), {"redriven": [], "left": 0})
             for seq in result["redriven"]:
-                tx.publish(MessageRedriven(service=service, parked_id=str(seq), operator=order.operator, at=tx.now), sequence=2)
+                tx.publish(
+                    MessageRedriven(
+                        service=self.service, parked_id=str(seq), operator=order.operator, at=tx.now
+                    ),
+                    sequence=2,
+                )
             tx.accept(order, redriven=len(result["redriven"]), left=result["left"])
 
-    @on(Resume, refs=lambda order: [])
-    async def resume(orders: Batch[Resume], tx: Transaction) -> None:
+    async def resume(self, orders: Batch[Resume], tx: Transaction) -> None:
         """Answer, and say that the service runs again."""
         for order in orders:
-            result = results.pop(tx.request(order), {"was_halted": False})
+            result = self.results.pop(tx.request(order), {"was_halted": False})
             if result["was_halted"]:
-                tx.publish(ServiceResumed(service=service, operator=order.operator, at=tx.now), sequence=2)
+                tx.publish(
+                    ServiceResumed(service=self.service, operator=order.operator, at=tx.now), sequence=2
+                )
             tx.accept(order, **result)
 
-    @on(Republish, refs=lambda order: [])
-    async def republish(orders: Batch[Republish], tx: Transaction) -> None:
+    async def republish(self, orders: Batch[Republish], tx: Transaction) -> None:
         """Answer with how many batches go out again."""
         for order in orders:
-            tx.accept(order, **results.pop(tx.request(order), {"batches": 0}))
+            tx.accept(order, **self.results.pop(tx.request(order), {"batches": 0}))
 
-    @on(AdvanceClock, refs=lambda order: [])
-    async def advance_clock(orders: Batch[AdvanceClock], tx: Transaction) -> None:
+    async def advance_clock(self, orders: Batch[AdvanceClock], tx: Transaction) -> None:
         """Answer with the instant that the service has reached."""
         for order in orders:
-            result = results.pop(tx.request(order), {"now": tx.now.isoformat()})
+            result = self.results.pop(tx.request(order), {"now": tx.now.isoformat()})
             if "refused" in result:
                 tx.refuse(order, result["refused"], field="to", rule="only a sandbox's clock moves")
             else:
                 tx.accept(order, **result)
-
-    return on

@@ -1,4 +1,6 @@
-"""What was said in a transaction, and how does it reach the topics? Rows with the data, then a relay in their order."""
+"""What was said in a transaction, and how does it reach the topics? Rows with the data, then a relay in
+their order.
+"""
 
 import asyncio
 from collections import OrderedDict
@@ -21,12 +23,27 @@ from services.chassis.telemetry import is_sampled
 if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
-COLUMNS = ("batch_id", "n", "part", "topic", "type", "seq", "key", "ce_id", "subject", "ce_time", "journey", "payload")
+COLUMNS = (
+    "batch_id",
+    "n",
+    "part",
+    "topic",
+    "type",
+    "seq",
+    "key",
+    "ce_id",
+    "subject",
+    "ce_time",
+    "journey",
+    "payload",
+)
 _encode = Encoder().encode
 
 
 class Said(NamedTuple):
-    """One message as its row says it. journey: 32 hex digits or empty; the headers are rebuilt from these by rule."""
+    """One message as its row says it. journey: 32 hex digits or empty; the headers are rebuilt from these by
+    rule.
+    """
 
     part: int
     topic: str
@@ -49,7 +66,9 @@ class _Form(NamedTuple):
 
 
 class Outbox:
-    """What one transaction says. partitions: of the keys that arrived with it, so that they need not be computed."""
+    """What one transaction says. partitions: of the keys that arrived with it, so that they need not be
+    computed.
+    """
 
     _forms: dict[tuple[str, type[Struct]], _Form] = {}
 
@@ -67,10 +86,30 @@ class Outbox:
         key = form.key(fact)
         journey = fact.journey if form.has_journey else ""  # type: ignore[attr-defined]
         self.said.append(
-            Said(self._partition(key), form.topic, form.type, sequence, key, uuid7(), form.subject(fact), now, journey, payload)
+            Said(
+                self._partition(key),
+                form.topic,
+                form.type,
+                sequence,
+                key,
+                uuid7(),
+                form.subject(fact),
+                now,
+                journey,
+                payload,
+            )
         )
 
-    def add_reply(self, topic: str, kind: str, request_id: str, payload: bytes, key: str, partition: int | None, now: datetime) -> None:
+    def add_reply(
+        self,
+        topic: str,
+        kind: str,
+        request_id: str,
+        payload: bytes,
+        key: str,
+        partition: int | None,
+        now: datetime,
+    ) -> None:
         """An answer to a partner."""
         part = self._partition(key) if partition is None else partition
         self.said.append(Said(part, topic, kind, 1, key, uuid7(), request_id, now, "", payload))
@@ -102,9 +141,14 @@ class Outbox:
 def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
     """The CloudEvents binary headers of a message, by rule from its row."""
     built = [
-        ("ce_specversion", b"1.0"), ("ce_id", said.ce_id.encode()), ("ce_source", source.encode()), ("ce_type", said.type.encode()),
-        ("ce_time", said.ce_time.isoformat().encode()), ("ce_subject", said.subject.encode()),
-        ("ce_sequence", b"%d" % said.seq), ("content-type", b"application/json"),
+        ("ce_specversion", b"1.0"),
+        ("ce_id", said.ce_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", said.type.encode()),
+        ("ce_time", said.ce_time.isoformat().encode()),
+        ("ce_subject", said.subject.encode()),
+        ("ce_sequence", b"%d" % said.seq),
+        ("content-type", b"application/json"),
     ]
     if said.journey:
         flags = "01" if is_sampled(said.journey) else "00"
@@ -139,9 +183,11 @@ class Memory:
 
 
 class Relay:
-    """Sends what was said, in the order of `unsent`; one leader a service, holding a session lock on its connection.
+    """Sends what was said, in the order of `unsent`; one leader a service, holding a session lock on its
+    connection.
 
-    No transaction is open while it sends. A crash between send and delete sends the batch again; readers know the ids.
+    No transaction is open while it sends. A crash between send and delete sends the batch again; readers
+    know the ids.
     """
 
     batches_a_turn = 4
@@ -152,26 +198,33 @@ class Relay:
 
     async def run(self, connection: asyncpg.Connection) -> None:
         """Relay until cancelled or an error; the caller opens a new connection and starts again."""
-        while not await connection.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"):
+        while not await connection.fetchval(  # noqa: ASYNC110 -- a lock in the database raises no event
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
+        ):
             await asyncio.sleep(0.25)
         while True:
             self.memory.fresh.clear()
             if not await self.turn(connection):
                 try:
-                    await asyncio.wait_for(self.memory.fresh.wait(), 0.5)  # another member's batches raise no event here
+                    # another member's batches raise no event here
+                    await asyncio.wait_for(self.memory.fresh.wait(), 0.5)
                 except TimeoutError:
                     pass
 
     async def turn(self, connection: asyncpg.Connection) -> int:
         """Send the oldest batches and take them off `unsent`. Returns how many batches; 0: nothing to do."""
-        rows = await connection.fetch("select batch_id, at from unsent order by batch_id limit $1", self.batches_a_turn)
+        rows = await connection.fetch(
+            "select batch_id, at from unsent order by batch_id limit $1", self.batches_a_turn
+        )
         if not rows:
             return 0
         said: list[Said] = []
         for batch_id, at in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
         await self._send(said)
-        await connection.execute("delete from unsent where batch_id = any($1::bigint[])", [row[0] for row in rows])
+        await connection.execute(
+            "delete from unsent where batch_id = any($1::bigint[])", [row[0] for row in rows]
+        )
         metrics.relay_sent(self.service, len(said))
         return len(rows)
 
@@ -189,8 +242,14 @@ class Relay:
         for (topic, part), run in runs.items():
             batch = self.producer.create_batch()
             for message in run:
-                parts = {"key": message.key.encode(), "value": message.payload, "timestamp": None, "headers": headers(message, self._source)}
-                if batch.append(**parts) is None:  # full: it goes first, the next one follows in the same partition
+                parts = {
+                    "key": message.key.encode(),
+                    "value": message.payload,
+                    "timestamp": None,
+                    "headers": headers(message, self._source),
+                }
+                # full: it goes first, the next one follows in the same partition
+                if batch.append(**parts) is None:
                     batch.close()
                     sends.append(await self.producer.send_batch(batch, topic, partition=part))
                     batch = self.producer.create_batch()

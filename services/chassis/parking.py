@@ -1,4 +1,6 @@
-"""What could not be handled, and how does it come back? Parked messages, those behind them, and those that wait."""
+"""What could not be handled, and how does it come back? Parked messages, those behind them, and those that
+wait.
+"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -21,9 +23,10 @@ PARKED, WAITING, AWAITS, REFUSED = "PARKED", "WAITING", "AWAITS", "REFUSED"
 _decode_headers = Decoder(list[tuple[str, bytes | None]]).decode
 _PARK = """
 with p as (
-    insert into parked(state, reason, detail, type, topic, partition, "offset", key, headers, value, digest, event_id, first_at)
-    select $1::text, $2::text, $3::text, $4::text, $5::text, $6::int, $7::bigint, $8::bytea, $9::bytea, $10::bytea, $11::bytea,
-           $12::uuid, coalesce($13::timestamptz, now())
+    insert into parked(state, reason, detail, type, topic, partition, "offset", key, headers, value,
+                       digest, event_id, first_at)
+    select $1::text, $2::text, $3::text, $4::text, $5::text, $6::int, $7::bigint, $8::bytea, $9::bytea,
+           $10::bytea, $11::bytea, $12::uuid, coalesce($13::timestamptz, now())
     where $12::uuid is null or $1 = 'AWAITS' or not exists (select from inbox where ce_id = $12)
     on conflict do nothing returning seq
 ), r as (
@@ -40,9 +43,11 @@ class Found(NamedTuple):
 
 
 async def look(tx: "Transaction", refs: list[Ref], included: Iterable[int]) -> Found:
-    """Which refs are blocked, and which rows await one of them; rows that run in this very batch do not count.
+    """Which refs are blocked, and which rows await one of them; rows that run in this very batch do not
+    count.
 
-    Its own statement, after the locks: together with them it would read a snapshot from before they were granted.
+    Its own statement, after the locks: together with them it would read a snapshot from before they were
+    granted.
     """
     mine = set(included)
     rows = await tx.fetch("select ref, seq, state from parked_ref where ref = any($1::bigint[])", refs)
@@ -52,59 +57,97 @@ async def look(tx: "Transaction", refs: list[Ref], included: Iterable[int]) -> F
     )
 
 
-async def park(tx: "Transaction", arrival: Arrival, state: str, reason: Reason, detail: str, refs: Iterable[Ref]) -> None:
+async def park(
+    tx: "Transaction", arrival: Arrival, state: str, reason: Reason, detail: str, refs: Iterable[Ref]
+) -> None:
     """Keep a message with its bytes, its reason and its refs. A second time does nothing.
 
-    A fact that awaited its ground has its inbox row already: it is kept without its event id, so that neither this
-    statement nor its redrive takes it for one that was handled.
+    A fact that awaited its ground has its inbox row already: it is kept without its event id, so that
+    neither this statement nor its redrive takes it for one that was handled.
     """
     raw, event_id = arrival.raw, None if arrival.seen and state != AWAITS else arrival.event_id
     rows = await tx.fetch(
-        _PARK, state, reason.name, _clean(detail), arrival.type, raw.topic, raw.partition, raw.offset, raw.key,
-        encode(raw.headers), raw.value, None, event_id, arrival.since, sorted(set(refs)),
+        _PARK,
+        state,
+        reason.name,
+        _clean(detail),
+        arrival.type,
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        raw.key,
+        encode(raw.headers),
+        raw.value,
+        None,
+        event_id,
+        arrival.since,
+        sorted(set(refs)),
     )
     if rows and state == PARKED:
         _tell(tx, rows[0][0], reason, arrival.type, raw, len(arrival.refs))
 
 
 async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
-    """Keep what nobody can read or believe, without refs; of a message with a secret only digest, place and path."""
+    """Keep what nobody can read or believe, without refs; of a message with a secret only digest, place and
+    path.
+    """
     raw, secret = unreadable.raw, unreadable.secret
     rows = await tx.fetch(
-        _PARK, REFUSED, unreadable.reason.name, _clean(unreadable.detail), _clean(unreadable.type), raw.topic, raw.partition, raw.offset,
-        None if secret else raw.key, None if secret else encode(raw.headers), None if secret else raw.value,
-        sha256(raw.value or b"").digest(), None, None, [],
+        _PARK,
+        REFUSED,
+        unreadable.reason.name,
+        _clean(unreadable.detail),
+        _clean(unreadable.type),
+        raw.topic,
+        raw.partition,
+        raw.offset,
+        None if secret else raw.key,
+        None if secret else encode(raw.headers),
+        None if secret else raw.value,
+        sha256(raw.value or b"").digest(),
+        None,
+        None,
+        [],
     )
     if rows:
-        _tell(tx, rows[0][0], unreadable.reason, unreadable.type, raw, 0)
+        _tell(tx, rows[0][0], unreadable.reason, _clean(unreadable.type), raw, 0)
 
 
 def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
     metrics.parked(tx.service, reason)
     source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
     tx.publish(
-        MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=_clean(type), source=source, refs=refs, at=tx.now),
+        MessageParked(
+            service=tx.service,
+            parked_id=str(seq),
+            reason=reason.name,
+            type=_clean(type),
+            source=source,
+            refs=refs,
+            at=tx.now,
+        ),
         sequence=1,
     )
 
 
-_READ = """select seq, state, type, topic, partition, "offset", key, headers, value, event_id::text, first_at from parked
+_READ = """
+select seq, state, type, topic, partition, "offset", key, headers, value, event_id::text, first_at from parked
 where seq = any($1::bigint[]) order by seq"""
 
 
-async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> tuple[list[Arrival], list[Unreadable]]:
-    """Parked rows as arrivals again, in their order; those that still can't be read or believed apart."""
-    arrivals, unreadable = [], []
-    for seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at in await tx.fetch(_READ, sorted(seqs)):
-        raw = Raw(topic, partition, offset, key, tuple(_decode_headers(headers or b"[]")), value, _millis(first_at))
+async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> list[Arrival]:
+    """Parked rows as arrivals again, in their order; those that still can't be read or believed stay."""
+    arrivals = []
+    for row in await tx.fetch(_READ, sorted(seqs)):
+        seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at = row
+        head = tuple(_decode_headers(headers or b"[]"))
+        raw = Raw(topic, partition, offset, key, head, value, _millis(first_at))
         again = reader.again(raw, type, trusted=state != REFUSED)
         if isinstance(again, Arrival):
             again.parked_seq, again.since = seq, first_at
             again.seen = state == AWAITS or (again.event_id is not None and event_id is None)
             arrivals.append(again)
-        elif again is not None:
-            unreadable.append(again)
-    return arrivals, unreadable
+    return arrivals
 
 
 def _clean(text: str) -> str:

@@ -17,7 +17,9 @@ Item = TypeVar("Item", bound=HasRefs)
 
 
 class Refs:
-    """The refs of one service. Lock keys are one space in a database, so every number is salted with service and kind."""
+    """The refs of one service. Lock keys are one space in a database, so every number is salted with service
+    and kind.
+    """
 
     def __init__(self, service: str) -> None:
         self._service = service
@@ -47,7 +49,9 @@ def number_of(text: str) -> Ref:
 
 
 def waves(items: Iterable[Item]) -> list[list[Item]]:
-    """Cut a batch so that no wave holds two items that share a ref, and items that share one keep their order."""
+    """Cut a batch so that no wave holds two items that share a ref, and items that share one keep their
+    order.
+    """
     cut: list[list[Item]] = []
     last: dict[Ref, int] = {}
     for item in items:

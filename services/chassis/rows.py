@@ -20,7 +20,8 @@ _DIALECT = dialect()  # type: ignore[no-untyped-call]
 class Rows(Generic[Value]):
     """A table seen as frozen values: the value's fields are the table's columns, in the same order.
 
-    uuid columns hold text in Python; jsonb columns hold whatever the field's type says. ValueError: the two disagree.
+    uuid columns hold text in Python; jsonb columns hold whatever the field's type says. ValueError: the two
+    disagree.
     """
 
     def __init__(self, table: type[SQLModel], value: type[Value]) -> None:
@@ -46,7 +47,9 @@ class Rows(Generic[Value]):
         return Upsert(self, newer)
 
     async def fetch(self, tx: Transaction, **by: Sequence[Any]) -> list[Value]:
-        """All rows whose column is in the list; with several columns, whose columns equal one of the zipped tuples."""
+        """All rows whose column is in the list; with several columns, whose columns equal one of the zipped
+        tuples.
+        """
         columns = tuple(by)
         if not by[columns[0]]:
             return []
@@ -65,7 +68,7 @@ class Rows(Generic[Value]):
     def select(self) -> str:
         """`select … from …` in the order that `of` expects."""
         names = ", ".join(f"{n}::text" if self.types[n] == "uuid" else n for n in self.columns)
-        return f"select {names} from {self.name}"  # noqa: S608 - names come from our own table declarations
+        return f"select {names} from {self.name}"  # noqa: S608 -- names come from our own table declarations
 
     def tuples(self, columns: Columns) -> Callable[[Value], tuple[Any, ...]]:
         """Takes a value's columns as a tuple, jsonb ones encoded."""
@@ -91,7 +94,8 @@ class Rows(Generic[Value]):
     def _select(self, columns: Columns) -> str:
         if len(columns) == 1:
             return f"{self.select} where {columns[0]} = any({self.arrays(columns)})"
-        return f"{self.select} where ({', '.join(columns)}) in (select * from unnest({self.arrays(columns)}))"
+        listed = f"select * from unnest({self.arrays(columns)})"  # noqa: S608 -- names come from our own table declarations
+        return f"{self.select} where ({', '.join(columns)}) in ({listed})"
 
 
 class Insert(Generic[Value]):
@@ -102,7 +106,7 @@ class Insert(Generic[Value]):
     def __init__(self, rows: Rows[Value]) -> None:
         self.rows, self._tuple = rows, rows.tuples(rows.columns)
         names = ", ".join(rows.columns)
-        self._sql = f"insert into {rows.name} ({names}) select * from unnest({rows.arrays(rows.columns)})"  # noqa: S608
+        self._sql = f"insert into {rows.name} ({names}) select * from unnest({rows.arrays(rows.columns)})"  # noqa: S608 -- names come from our own table declarations
 
     async def write(self, tx: Transaction, values: list[Value]) -> None:
         records = [self._tuple(value) for value in values]
@@ -113,16 +117,17 @@ class Insert(Generic[Value]):
 
 
 class Change(Generic[Value]):
-    """New values for some columns of rows that stand; a row that is not there is a bug and raises LookupError."""
+    """New values for some columns of rows that stand; a row that is not there is a bug and raises
+    LookupError.
+    """
 
     def __init__(self, rows: Rows[Value], columns: Columns) -> None:
         every = rows.keys + columns
         self.rows, self._tuple = rows, rows.tuples(every)
         assigned = ", ".join(f"{c} = u.{c}" for c in columns)
         same = " and ".join(f"t.{k} = u.{k}" for k in rows.keys)
-        self._sql = (
-            f"update {rows.name} t set {assigned} from unnest({rows.arrays(every)}) u({', '.join(every)}) where {same}"  # noqa: S608
-        )
+        new = f"unnest({rows.arrays(every)}) u({', '.join(every)})"
+        self._sql = f"update {rows.name} t set {assigned} from {new} where {same}"  # noqa: S608 -- names come from our own table declarations
 
     async def write(self, tx: Transaction, values: list[Value]) -> None:
         latest = {record[: len(self.rows.keys)]: record for record in map(self._tuple, values)}
@@ -139,8 +144,10 @@ class Upsert(Generic[Value]):
         names = ", ".join(rows.columns)
         assigned = ", ".join(f"{c} = excluded.{c}" for c in rows.columns if c not in rows.keys)
         self._sql = (
-            f"insert into {rows.name} as t ({names}) select * from unnest({rows.arrays(rows.columns)}) "  # noqa: S608
-            f"on conflict ({', '.join(rows.keys)}) do update set {assigned} where excluded.{newer} > t.{newer}"
+            f"insert into {rows.name} as t ({names})"  # noqa: S608 -- names come from our own table declarations
+            f" select * from unnest({rows.arrays(rows.columns)})"
+            f" on conflict ({', '.join(rows.keys)}) do update set {assigned}"
+            f" where excluded.{newer} > t.{newer}"
         )
 
     async def write(self, tx: Transaction, values: list[Value]) -> None:

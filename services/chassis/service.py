@@ -1,4 +1,6 @@
-"""What is a running service? Its lanes, door, timers, calls and relay around one engine; how it starts and how it stops."""
+"""What is a running service? Its lanes, door, timers, calls and relay around one engine; how it starts and
+how it stops.
+"""
 
 import asyncio
 import gc
@@ -30,7 +32,7 @@ from services.chassis.database import connect
 from services.chassis.door import Door
 from services.chassis.halt import Halt
 from services.chassis.keys import Keyring, load_keyring
-from services.chassis.lane import Lane, broker_options
+from services.chassis.lane import Lane
 from services.chassis.operators import Operators, Orders
 from services.chassis.outbox import Memory, Relay
 from services.chassis.settings import Kafka, Settings, load_settings
@@ -46,10 +48,13 @@ Routes = Callable[[Door, Settings, Keyring], list[Route]]
 class Service:
     """One service: `Service("billing", handlers.on).run()`.
 
-    gateways: which provider sends which request. routes: HTTP beside the commands' door (providers' callbacks, pages).
+    gateways: which provider sends which request. routes: HTTP beside the commands' door (providers'
+    callbacks, pages).
     """
 
-    def __init__(self, name: str, on: Subscriptions, *, gateways: Gateways | None = None, routes: Routes | None = None) -> None:
+    def __init__(
+        self, name: str, on: Subscriptions, *, gateways: Gateways | None = None, routes: Routes | None = None
+    ) -> None:
         self.name, self.on, self._gateways, self._routes = name, on, gateways, routes
 
     def run(self) -> None:
@@ -93,15 +98,37 @@ class Running:
         self.timers = Timers(self.engine, on)
         self.door = Door(self.engine, on, door_reader)
         self.lanes = [
-            Lane(lane, topics, self.engine, readers[lane], settings.database, self._member(lane), self.money_awake)
+            Lane(
+                lane,
+                topics,
+                self.engine,
+                readers[lane],
+                settings.database,
+                self._member(lane),
+                self.money_awake,
+            )
             for lane, topics in lanes.items()
         ]
-        order_reader = Reader(orders.on, "money", keys, frozenset({"operators"} if TOPICS["operators"].owner == self.name else ()))
+        order_reader = Reader(
+            orders.on,
+            "money",
+            keys,
+            frozenset({"operators"} if TOPICS["operators"].owner == self.name else ()),
+        )
         order_engine = Engine(service.name, keys, order_reader, self.memory, Halt())
         if self.name in TOPICS["operators"].readers:
-            self.lanes.append(Operators(
-                orders=orders, timers=self.timers, sandbox=settings.sandbox, engine=order_engine, reader=order_reader,
-                dsn=settings.database, member=self._member("operators"), money_awake=self.money_awake))
+            self.lanes.append(
+                Operators(
+                    orders=orders,
+                    timers=self.timers,
+                    sandbox=settings.sandbox,
+                    engine=order_engine,
+                    reader=order_reader,
+                    dsn=settings.database,
+                    member=self._member("operators"),
+                    money_awake=self.money_awake,
+                )
+            )
         self.gateways = service._gateways(settings, keys) if service._gateways else {}
         self.calls = Calls(self.engine, on, self.gateways, self.door) if self.gateways else None
         routes = service._routes(self.door, settings, keys) if service._routes else []
@@ -109,7 +136,9 @@ class Running:
         self._database_up = self._broker_up = False
         app = Starlette(routes=[*routes, *self.door.routes(), *health.routes(self.vitals)])
         host, _, port = settings.door.rpartition(":")
-        self.server = uvicorn.Server(uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off"))
+        self.server = uvicorn.Server(
+            uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off")
+        )
         self.server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = AsyncExitStack()                  # the gateways' connections
@@ -137,8 +166,15 @@ class Running:
         self._producer = await _again_until(self._start_producer, "kafka")
         self._keep("relay", Relay(self.name, self.memory, self._producer).run)
         self._broker = KafkaBroker(
-            self.settings.kafka.bootstrap, security=_security(self.settings.kafka), client_id=f"{self.name}-{self.settings.member}",
-            logger=_shell_log(), **broker_options())  # type: ignore[arg-type]
+            self.settings.kafka.bootstrap,
+            security=_security(self.settings.kafka),
+            client_id=f"{self.name}-{self.settings.member}",
+            logger=_shell_log(),
+            request_timeout_ms=15_000,
+            metadata_max_age_ms=30_000,
+            allow_auto_create_topics=False,
+            graceful_timeout=20,
+        )
         for lane in self.lanes:
             lane.subscribe(self._broker)
         await _again_until(self._start_broker, "kafka")
@@ -148,7 +184,9 @@ class Running:
         log.info("started", door=self.settings.door, lanes=[lane.name for lane in self.lanes])
 
     async def stop(self) -> None:
-        """No new work, the batch in flight ends, offsets go out, the group hears goodbye, then everything closes."""
+        """No new work, the batch in flight ends, offsets go out, the group hears goodbye, then everything
+        closes.
+        """
         await asyncio.gather(*(lane.last_flush() for lane in self.lanes if self._broker is not None))
         if self._broker is not None:
             await self._broker.stop()
@@ -179,11 +217,28 @@ class Running:
 
     async def _start_producer(self) -> AIOKafkaProducer:
         kafka = self.settings.kafka
-        sasl = {"sasl_mechanism": "SCRAM-SHA-256", "sasl_plain_username": kafka.user, "sasl_plain_password": kafka.password} if kafka.user else {}
+        sasl = (
+            {
+                "sasl_mechanism": "SCRAM-SHA-256",
+                "sasl_plain_username": kafka.user,
+                "sasl_plain_password": kafka.password,
+            }
+            if kafka.user
+            else {}
+        )
         producer = AIOKafkaProducer(
-            bootstrap_servers=kafka.bootstrap, client_id=f"{self.name}-relay", acks="all", enable_idempotence=True, compression_type="lz4",
-            max_batch_size=900_000, linger_ms=0, request_timeout_ms=15_000, metadata_max_age_ms=30_000,
-            security_protocol=kafka.security, **sasl)
+            bootstrap_servers=kafka.bootstrap,
+            client_id=f"{self.name}-relay",
+            acks="all",
+            enable_idempotence=True,
+            compression_type="lz4",
+            max_batch_size=900_000,
+            linger_ms=0,
+            request_timeout_ms=15_000,
+            metadata_max_age_ms=30_000,
+            security_protocol=kafka.security,
+            **sasl,
+        )
         try:
             await producer.start()
         except Exception:
@@ -203,7 +258,7 @@ class Running:
                     self._database_up = True
                     pause = 0.1
                     await run(db)
-                except Exception as error:  # noqa: BLE001 - a loop that ends silently is the worst outcome
+                except Exception as error:  # noqa: BLE001 -- a loop that ends in silence, or a start that gives up, is worse
                     self._database_up = db is not None and not db.is_closed()
                     log.warning("loop_ended", loop=what, error=f"{type(error).__name__}: {error}"[:300])
                 finally:
@@ -220,7 +275,9 @@ class Running:
             self._beat = time.monotonic()
             await self.halt.read(db)
             metrics.halted(self.name, self.halt.declared)
-            unsent, oldest = await db.fetchrow("select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent")
+            unsent, oldest = await db.fetchrow(
+                "select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent"
+            )
             metrics.outbox(self.name, unsent, oldest)
             await asyncio.sleep(1.0)
 
@@ -228,14 +285,25 @@ class Running:
         """How this process is, now."""
         subscribers = [task for lane in self.lanes if self._broker_up for task in lane.sub.tasks]
         return health.Vitals(
-            now=time.monotonic(), beat_at=self._beat, commit_at=self.engine.last_commit, lag_records=sum(lane.lag_records for lane in self.lanes),
-            broker_up=self._broker_up, database_up=self._database_up, halted=self.halt.declared,
-            stopped=tuple(task.get_name() for task in [*self._tasks, *subscribers] if task.done()))
+            now=time.monotonic(),
+            beat_at=self._beat,
+            commit_at=self.engine.last_commit,
+            lag_records=sum(lane.lag_records for lane in self.lanes),
+            broker_up=self._broker_up,
+            database_up=self._database_up,
+            halted=self.halt.declared,
+            stopped=tuple(task.get_name() for task in [*self._tasks, *subscribers] if task.done()),
+        )
 
 
 def _parks_for(service: str, lane: str, lanes: Mapping[str, list[str]]) -> frozenset[str]:
     """The topics this service owns, in the first of its lanes that reads them."""
-    before = {t for other, topics in lanes.items() if list(lanes).index(other) < list(lanes).index(lane) for t in topics}
+    before = {
+        t
+        for other, topics in lanes.items()
+        if list(lanes).index(other) < list(lanes).index(lane)
+        for t in topics
+    }
     return frozenset(t for t in lanes[lane] if t not in before and t in TOPICS and TOPICS[t].owner == service)
 
 
@@ -255,12 +323,14 @@ async def _again_until(open_it: Callable[[], Awaitable[Any]], what: str) -> Any:
     while True:
         try:
             return await open_it()
-        except Exception as error:  # noqa: BLE001 - at start everything may still be down; waiting is the answer
+        except Exception as error:  # noqa: BLE001 -- a loop that ends in silence, or a start that gives up, is worse
             log.warning("not_there_yet", what=what, error=f"{type(error).__name__}: {error}"[:200])
         await asyncio.sleep(pause)
         pause = min(pause * 2, 2.0)
 
 
 def _cheap_lz4() -> None:
-    """aiokafka compresses at lz4's level 9; level 1 costs 4 times less CPU for 6 % more bytes. It has no public setting."""
+    """aiokafka compresses at lz4's level 9; level 1 costs 4 times less CPU for 6 % more bytes. It has no
+    public setting.
+    """
     _crecords.default_records.lz4_encode = partial(lz4_encode, level=1)

@@ -1,4 +1,5 @@
-"""What does a process need to know to start? One file, named by CANBAO_SETTINGS, readable by its owner only."""
+"""What does a process need to know to start? One file, named by CANBAO_SETTINGS, readable by its owner only.
+"""
 
 import os
 from pathlib import Path
@@ -17,7 +18,8 @@ class Kafka(Struct, frozen=True):
 
 
 class Telemetry(Struct, frozen=True):
-    """sample: the share of journeys that are traced. otlp: the collector's address; empty: spans go nowhere."""
+    """sample: the share of journeys that are traced. otlp: the collector's address; empty: spans go nowhere.
+    """
 
     sample: float = 0.01
     otlp: str = ""

@@ -24,7 +24,9 @@ class Subscription:
     contract is None for what never leaves the service: timers and outcomes of calls, named by their class.
     """
 
-    def __init__(self, message: type[Struct], handler: Handler, refs: Callable[[Any], list[Ref]], lane: str) -> None:
+    def __init__(
+        self, message: type[Struct], handler: Handler, refs: Callable[[Any], list[Ref]], lane: str
+    ) -> None:
         self.contract: Contract | None = None
         self.type = message.__name__
         try:
@@ -41,7 +43,9 @@ class Subscription:
 
 
 class Subscriptions:
-    """The list of one service: `on = Subscriptions("billing")`, then `@on(Fact, refs=…, lane=…)` above each handler."""
+    """The list of one service: `on = Subscriptions("billing")`, then `@on(Fact, refs=…, lane=…)` above each
+    handler.
+    """
 
     def __init__(self, service: str) -> None:
         self.service = service
@@ -60,20 +64,26 @@ class Subscriptions:
                 raise ValueError(f"{self.service} handles {subscription.type} twice")
             contract = subscription.contract
             if contract and contract.kind == "command" and contract.owner not in (self.service, "any"):
-                raise ValueError(f"{subscription.type} is a command to {contract.owner}, not to {self.service}")
+                raise ValueError(
+                    f"{subscription.type} is a command to {contract.owner}, not to {self.service}"
+                )
             self.by_type[subscription.type] = subscription
             return handler
 
         return subscribe
 
     def topics(self, lane: str) -> list[str]:
-        """The topics that a lane reads: where its facts are published, and the partners' that may send its commands."""
+        """The topics that a lane reads: where its facts are published, and the partners' that may send its
+        commands.
+        """
         names = set()
         for subscription in self.by_type.values():
             if subscription.lane != lane or subscription.contract is None:
                 continue
             if subscription.is_command:
-                names |= {p.topic for p in PARTNERS.values() if subscription.type in p.may and p.kind != "operator"}
+                names |= {
+                    p.topic for p in PARTNERS.values() if subscription.type in p.may and p.kind != "operator"
+                }
             else:
                 names |= _published_on(subscription.contract)
         return sorted(names)
@@ -86,4 +96,8 @@ def _published_on(contract: Contract) -> set[str]:
 
 def _seals(message: type[Struct]) -> dict[str, type[Struct]]:
     """The sealed fields of a message, and what is inside each."""
-    return {name: get_args(kind)[0] for name, kind in get_type_hints(message).items() if get_origin(kind) is Sealed}
+    return {
+        name: get_args(kind)[0]
+        for name, kind in get_type_hints(message).items()
+        if get_origin(kind) is Sealed
+    }

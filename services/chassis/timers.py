@@ -1,4 +1,6 @@
-"""When is it time? Jobs whose business instant has come enter the engine; the sandbox may move the clock forward."""
+"""When is it time? Jobs whose business instant has come enter the engine; the sandbox may move the clock
+forward.
+"""
 
 import asyncio
 from datetime import UTC, datetime, timedelta
@@ -12,9 +14,12 @@ from services.chassis.subscriptions import Subscriptions
 from services.chassis.wire import internal
 
 AT_MOST = 1000
-SWEEP_SECONDS = 5.0        # how often messages that await their ground are tried again without anybody touching it
+# how often messages that await their ground are tried again without anybody touching it
+SWEEP_SECONDS = 5.0
 AWAITS_SECONDS = 30
-_DUE = "select id::text, run_at, type, payload from job where run_at = (select min(run_at) from job where run_at <= $1) order by id limit $2"
+_DUE = """
+select id::text, run_at, type, payload from job
+where run_at = (select min(run_at) from job where run_at <= $1) order by id limit $2"""
 
 
 class Timers:
@@ -65,8 +70,10 @@ class Timers:
     async def sweep(self, db: asyncpg.Connection) -> None:
         """Try again what awaits its ground for long: its handler may decide that the ground will not come."""
         rows = await db.fetch(
-            "select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1) order by seq limit 100",
-            AWAITS_SECONDS)
+            "select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)"
+            " order by seq limit 100",
+            AWAITS_SECONDS,
+        )
         await self.engine.wake(db, [row[0] for row in rows])
 
     async def _now(self, db: asyncpg.Connection) -> datetime:

@@ -41,7 +41,7 @@ class Transaction:
 
     def __init__(self, service: str, connection: asyncpg.Connection, keys: Keyring) -> None:
         self.service, self.keys = service, keys
-        self.now = datetime.min
+        self.now = datetime.min.replace(tzinfo=UTC)
         self.today = date.min
         self.outbox = Outbox(service)
         self.answers: dict[RequestKey, Answer] = {}        # given in this transaction
@@ -127,25 +127,50 @@ class Transaction:
         self.deferred.add(request)
         return request
 
-    def answer(self, request: RequestKey, command: str, result: dict[str, Any] | Refused, *, key: str) -> None:
+    def answer(
+        self, request: RequestKey, command: str, result: dict[str, Any] | Refused, *, key: str
+    ) -> None:
         """The deferred answer. command: its type name; key: the person_id, the record key of the reply."""
         self._answer(request, command, result, key, None)
 
-    def _answer(self, request: RequestKey, command: str, result: dict[str, Any] | Refused, key: str, partition: int | None) -> None:
+    def _answer(
+        self,
+        request: RequestKey,
+        command: str,
+        result: dict[str, Any] | Refused,
+        key: str,
+        partition: int | None,
+    ) -> None:
         if request in self.answers:
             raise AssertionError(f"{command} {request} is answered twice")
         answer: Answer
         if isinstance(result, Refused):
             metrics.refused(self.service, result.code)
-            answer = Rejected(request_id=request.request_id, command=command, answered_at=self.now, refusal=result)
+            answer = Rejected(
+                request_id=request.request_id, command=command, answered_at=self.now, refusal=result
+            )
         else:
-            answer = Accepted(request_id=request.request_id, command=command, answered_at=self.now, result=result)
+            answer = Accepted(
+                request_id=request.request_id, command=command, answered_at=self.now, result=result
+            )
         self.answers[request] = answer
         self.reply(request, type(answer), encode(answer), key, partition)
 
-    def reply(self, request: RequestKey, kind: type[Answer], body: bytes, key: str, partition: int | None) -> None:
-        """Put an answer's bytes on the partner's reply topic (also for the engine: a stored answer said again)."""
-        self.outbox.add_reply(PARTNERS[request.partner].replies, ANSWER_TYPES[kind], request.request_id, body, key, partition, self.now)
+    def reply(
+        self, request: RequestKey, kind: type[Answer], body: bytes, key: str, partition: int | None
+    ) -> None:
+        """Put an answer's bytes on the partner's reply topic (also for the engine: a stored answer said
+        again).
+        """
+        self.outbox.add_reply(
+            PARTNERS[request.partner].replies,
+            ANSWER_TYPES[kind],
+            request.request_id,
+            body,
+            key,
+            partition,
+            self.now,
+        )
 
     # Later
 
@@ -154,11 +179,14 @@ class Transaction:
         self.waiting[id(message)] = ref
 
     def at(self, run_at: datetime, timer: Struct) -> None:
-        """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds nothing to do."""
+        """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds
+        nothing to do.
+        """
         self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer)))
 
     def call(self, request: Struct, *, number: str) -> None:
-        """Ask the outside, after this transaction. number: our business number, the same for every attempt."""
+        """Ask the outside, after this transaction. number: our business number, the same for every attempt.
+        """
         self.calls.append((uuid7(), number, type(request).__name__, encode(request)))
 
     def waited(self, message: Struct) -> timedelta:

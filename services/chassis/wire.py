@@ -1,4 +1,6 @@
-"""What do these bytes mean? Records become arrivals, are skipped by their header, or are set aside with a reason."""
+"""What do these bytes mean? Records become arrivals, are skipped by their header, or are set aside with a
+reason.
+"""
 
 from typing import Any
 
@@ -30,43 +32,53 @@ _ANSWERS = frozenset({"answer.accepted.v1", "answer.rejected.v1"})
 class Reader:
     """Reads what arrives for one lane of one service. Nothing in it raises: a bad record is a value.
 
-    parks_for: the topics whose undecodable records this lane keeps (the owner's, in the first lane that reads them).
+    parks_for: the topics whose undecodable records this lane keeps (the owner's, in the first lane that
+    reads them).
     """
 
-    def __init__(self, subscriptions: Subscriptions, lane: str, keys: Keyring, parks_for: frozenset[str]) -> None:
+    def __init__(
+        self, subscriptions: Subscriptions, lane: str, keys: Keyring, parks_for: frozenset[str]
+    ) -> None:
         self.service, self.keys, self.parks_for = subscriptions.service, keys, parks_for
-        self._mine = {s.type.encode(): s for s in subscriptions.by_type.values() if s.lane == lane and s.contract}
+        self._mine = {
+            s.type.encode(): s for s in subscriptions.by_type.values() if s.lane == lane and s.contract
+        }
         self._all = subscriptions.by_type
-        self._sequences: dict[tuple[str, bytes], int] = {}     # the last number of each aggregate heard lately, oldest first
+        # the last number of each aggregate heard lately, oldest first
+        self._sequences: dict[tuple[str, bytes], int] = {}
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
 
     def read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
-        """What a record is to this lane; None: known, and not ours. signed: the bytes that a structured event came in."""
-        kind = None
-        for name, text in raw.headers:
-            if name == "ce_type":
-                kind = text
-                break
+        """What a record is to this lane; None: known, and not ours. signed: the bytes that a structured
+        event came in.
+        """
+        kind = next((text for name, text in raw.headers if name == "ce_type"), None)
         subscription = self._mine.get(kind) if kind is not None else None
         if subscription is None and kind in self._known:
             return self._foreign(raw, (kind or b"").decode())
         try:
-            if subscription is None:
-                unpacked = _unpacked(raw)
-                if unpacked is None:
-                    return self._stranger(raw, kind)
-                return self.read(unpacked, raw.value)
-            partner = _PARTNER_OF_TOPIC.get(raw.topic)
-            if partner is None:
-                return self._ours(raw, subscription)
-            if not subscription.is_command:
-                return self._foreign_fact(raw, subscription.type)
-            return self._partners(raw, subscription, partner, signed)
-        except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes do to us, they are kept and the rest goes on
-            return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], (kind or b"").decode("utf-8", "replace")[:80])
+            if subscription is not None:
+                return self._mine_read(raw, subscription, signed)
+            unpacked = _unpacked(raw)
+            return self._stranger(raw, kind) if unpacked is None else self.read(unpacked, raw.value)
+        except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
+            type_text = (kind or b"").decode("utf-8", "replace")[:80]
+            return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], type_text)
+
+    def _mine_read(
+        self, raw: Raw, subscription: Subscription, signed: bytes | None
+    ) -> Arrival | Unreadable | None:
+        partner = _PARTNER_OF_TOPIC.get(raw.topic)
+        if partner is None:
+            return self._ours(raw, subscription)
+        if not subscription.is_command:
+            return self._foreign_fact(raw, subscription.type)
+        return self._partners(raw, subscription, partner, signed)
 
     def again(self, raw: Raw, type: str, *, trusted: bool) -> Arrival | Unreadable | None:
-        """A parked message once more. trusted: it was authentic when it was parked, so its age does not count."""
+        """A parked message once more. trusted: it was authentic when it was parked, so its age does not
+        count.
+        """
         subscription = self._all.get(type)
         if subscription is None:
             return self.read(raw)
@@ -77,21 +89,31 @@ class Reader:
         partner = _PARTNER_OF_TOPIC.get(raw.topic)
         try:
             return self._command(raw, subscription, partner) if partner else self._ours(raw, subscription)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
             return Unreadable(raw, Reason.BODY_INVALID, f"{error}"[:300], type)
 
     def _foreign(self, raw: Raw, type: str) -> Unreadable | None:
-        """A known type that another lane or service handles, if that one reads this topic; else nobody would ever say no."""
+        """A known type that another lane or service handles, if that one reads this topic; else nobody would
+        ever say no.
+        """
         if raw.topic not in self.parks_for or type in self._all:
             return None
         contract = CONTRACTS.get(type)
-        if contract is not None and contract.kind == "command" and contract.owner in (*TOPICS[raw.topic].readers, "any"):
+        if (
+            contract is not None
+            and contract.kind == "command"
+            and contract.owner in (*TOPICS[raw.topic].readers, "any")
+        ):
             return None
         return Unreadable(raw, Reason.NOT_PERMITTED, f"{type} does not belong on {raw.topic}", type)
 
     def _foreign_fact(self, raw: Raw, type: str) -> Unreadable | None:
         """A fact on a partner's topic: only its owner says it, on its own topic."""
-        return Unreadable(raw, Reason.NOT_PERMITTED, f"{type} is a fact", type) if raw.topic in self.parks_for else None
+        return (
+            Unreadable(raw, Reason.NOT_PERMITTED, f"{type} is a fact", type)
+            if raw.topic in self.parks_for
+            else None
+        )
 
     def _stranger(self, raw: Raw, kind: bytes | None) -> Unreadable | None:
         if raw.topic not in self.parks_for:
@@ -112,12 +134,22 @@ class Reader:
         if age < -_AHEAD_MS:
             return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{-age} ms ahead", subscription.type)
         if raw.value is None:
-            return None if subscription.compacted else Unreadable(raw, Reason.BODY_INVALID, "no value", subscription.type)
+            return (
+                None
+                if subscription.compacted
+                else Unreadable(raw, Reason.BODY_INVALID, "no value", subscription.type)
+            )
         try:
             message = subscription.decode(raw.value)
         except msgspec.MsgspecError as error:
             return Unreadable(raw, Reason.SCHEMA_INVALID, str(error)[:300], subscription.type)
-        arrival = Arrival(type=subscription.type, message=message, subscription=subscription, refs=tuple(subscription.refs(message)), raw=raw)
+        arrival = Arrival(
+            type=subscription.type,
+            message=message,
+            subscription=subscription,
+            refs=tuple(subscription.refs(message)),
+            raw=raw,
+        )
         arrival.key = (raw.key or b"").decode()
         arrival.time = (head.get("ce_time") or b"").decode()
         if not subscription.compacted:
@@ -126,7 +158,9 @@ class Reader:
         return arrival
 
     def _watch_sequence(self, topic: str, head: dict[str, bytes | None]) -> None:
-        """A fact that skips one of its aggregate's raises an alarm; it is handled all the same, and so is the late one."""
+        """A fact that skips one of its aggregate's raises an alarm; it is handled all the same, and so is
+        the late one.
+        """
         subject, number = head.get("ce_subject"), head.get("ce_sequence")
         if not subject or not number or not number.isdigit():
             return
@@ -134,7 +168,9 @@ class Reader:
         this, last = int(number), self._sequences.pop(of, 0)
         if last and this > last + 1:
             metrics.fact_gap(self.service, topic)
-            log.error("sequence_gap", topic=topic, subject=subject.decode("ascii", "replace"), after=last, got=this)
+            log.error(
+                "sequence_gap", topic=topic, subject=subject.decode("ascii", "replace"), after=last, got=this
+            )
         self._sequences[of] = max(this, last)
         if len(self._sequences) > REMEMBERED:
             del self._sequences[next(iter(self._sequences))]
@@ -144,8 +180,13 @@ class Reader:
     ) -> Arrival | Unreadable | None:
         contract = subscription.contract
         reason = trust.verify(
-            self.keys, topic=raw.topic, key=raw.key or b"", headers=dict(raw.headers), value=signed or raw.value or b"",
-            broker_ms=raw.at_ms, money=bool(contract and contract.money),
+            self.keys,
+            topic=raw.topic,
+            key=raw.key or b"",
+            headers=dict(raw.headers),
+            value=signed or raw.value or b"",
+            broker_ms=raw.at_ms,
+            money=bool(contract and contract.money),
         )
         if reason is not None:
             return Unreadable(raw, reason, "", subscription.type)
@@ -164,7 +205,9 @@ class Reader:
         if getattr(message, "service", self.service) != self.service:
             return None  # an operator's order to another service
         head = dict(raw.headers)
-        arrival = Arrival(type=subscription.type, message=message, subscription=subscription, refs=(), raw=raw)
+        arrival = Arrival(
+            type=subscription.type, message=message, subscription=subscription, refs=(), raw=raw
+        )
         arrival.key = (raw.key or b"").decode()
         arrival.time = (head.get("ce_time") or b"").decode()
         arrival.partner = partner.code
@@ -173,16 +216,25 @@ class Reader:
         if subscription.type not in partner.may:
             arrival.refusal = refused(Reason.NOT_PERMITTED, field="ce_type", got=subscription.type)
         elif arrival.key != expected and subscription.contract and subscription.contract.key == "person_id":
-            arrival.refusal = refused(Reason.SCHEMA_INVALID, field="record key", rule="the key is the person_id", expected=expected)
+            arrival.refusal = refused(
+                Reason.SCHEMA_INVALID, field="record key", rule="the key is the person_id", expected=expected
+            )
         else:
             arrival.refs = (*subscription.refs(message), request_ref(arrival.request))
             try:
                 arrival.digest = self.keys.request_digest(_canonical(message, subscription, self.keys))
             except SealBroken as broken:
-                arrival.refs, arrival.refusal = (), refused(Reason.SCHEMA_INVALID, field=str(broken), rule="the seal opens with the key it names")
+                arrival.refs, arrival.refusal = (
+                    (),
+                    refused(
+                        Reason.SCHEMA_INVALID, field=str(broken), rule="the seal opens with the key it names"
+                    ),
+                )
         return arrival
 
-    def _misfit(self, raw: Raw, subscription: Subscription, partner: Partner, error: str) -> Arrival | Unreadable:
+    def _misfit(
+        self, raw: Raw, subscription: Subscription, partner: Partner, error: str
+    ) -> Arrival | Unreadable:
         """Authentic, but not as the contract says: answered if the request can be named, else parked."""
         try:
             body = _untyped(raw.value or b"")
@@ -207,7 +259,13 @@ def request_ref(request: RequestKey) -> int:
 def internal(subscription: Subscription, raw: Raw) -> Arrival:
     """A timer or the outcome of a call: our own struct from our own row."""
     message = subscription.decode(raw.value or b"")
-    return Arrival(type=subscription.type, message=message, subscription=subscription, refs=tuple(subscription.refs(message)), raw=raw)
+    return Arrival(
+        type=subscription.type,
+        message=message,
+        subscription=subscription,
+        refs=tuple(subscription.refs(message)),
+        raw=raw,
+    )
 
 
 def _unpacked(raw: Raw) -> Raw | None:
@@ -216,7 +274,9 @@ def _unpacked(raw: Raw) -> Raw | None:
     if not (head.get("content-type") or b"").startswith(b"application/cloudevents+json") or raw.value is None:
         return None
     event: dict[str, Any] = _untyped(raw.value)
-    attributes = tuple((f"ce_{k}", str(v).encode()) for k, v in event.items() if k not in ("data", "data_base64"))
+    attributes = tuple(
+        (f"ce_{k}", str(v).encode()) for k, v in event.items() if k not in ("data", "data_base64")
+    )
     rest = tuple((k, v) for k, v in raw.headers if k != "content-type")
     if not any(name == "ce_type" for name, _ in attributes):
         return None
@@ -224,7 +284,9 @@ def _unpacked(raw: Raw) -> Raw | None:
 
 
 def _canonical(message: Struct, subscription: Subscription, keys: Keyring) -> bytes:
-    """The command's body with its seals opened: sealing twice gives other bytes, the same wish keeps one digest."""
+    """The command's body with its seals opened: sealing twice gives other bytes, the same wish keeps one
+    digest.
+    """
     if not subscription.seals:
         return encode(message)
     body = {name: getattr(message, name) for name in message.__struct_fields__}

@@ -1,4 +1,6 @@
-"""How does a test run a whole toy service? In this process, on the real broker and database, with the keys of a sandbox."""
+"""How does a test run a whole toy service? In this process, on the real broker and database, with the keys
+of a sandbox.
+"""
 
 import asyncio
 import socket
@@ -31,13 +33,24 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(
-    stack: Stack, folder: Path, on: Subscriptions, *, member: int = 0, gateways: Mapping[type[Struct], Gateway] | None = None
+    stack: Stack,
+    folder: Path,
+    on: Subscriptions,
+    *,
+    member: int = 0,
+    gateways: Mapping[type[Struct], Gateway] | None = None,
 ) -> AsyncIterator[Running]:
     """The service of these subscriptions, started; stopped at the end as by SIGTERM."""
     make_keys(folder / "keys")
     settings = Settings(
-        service=on.service, member=member, database=stack.database_url(on.service), keys=str(folder / "keys" / f"{on.service}.json"),
-        door=f"127.0.0.1:{free_port()}", sandbox=True, kafka=stack.kafka(on.service))
+        service=on.service,
+        member=member,
+        database=stack.database_url(on.service),
+        keys=str(folder / "keys" / f"{on.service}.json"),
+        door=f"127.0.0.1:{free_port()}",
+        sandbox=True,
+        kafka=stack.kafka(on.service),
+    )
     run = Running(Service(on.service, on, gateways=(lambda *_: gateways) if gateways else None), settings)
     try:
         await asyncio.wait_for(run.start(), 30)
@@ -60,8 +73,15 @@ async def say(producer: AIOKafkaProducer, fact: Struct, *, event_id: str = "", *
     """A fact as its owner's relay would send it."""
     contract = contract_of(fact)
     key: str = getattr(fact, contract.key)
-    headers = [("ce_id", (event_id or uuid7()).encode()), ("ce_type", contract.type.encode()), ("ce_sequence", b"1"), *extra.items()]
-    await producer.send(contract.topic, encode(fact), key=key.encode(), partition=partition_of(key), headers=headers)
+    headers = [
+        ("ce_id", (event_id or uuid7()).encode()),
+        ("ce_type", contract.type.encode()),
+        ("ce_sequence", b"1"),
+        *extra.items(),
+    ]
+    await producer.send(
+        contract.topic, encode(fact), key=key.encode(), partition=partition_of(key), headers=headers
+    )
 
 
 async def until(what: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:

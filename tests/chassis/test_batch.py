@@ -10,7 +10,9 @@ from tests.ground import Database
 
 
 async def parked(made: Toy) -> list[tuple[str, str]]:
-    return [(state, reason) for state, reason in await made.rows("select state, reason from parked order by seq")]
+    return [
+        (state, reason) for state, reason in await made.rows("select state, reason from parked order by seq")
+    ]
 
 
 async def test_a_batch_is_one_call_and_one_transaction(database: Database) -> None:
@@ -58,7 +60,9 @@ async def test_when_the_37th_of_100_raises_it_alone_is_parked(database: Database
         assert await made.rows("select count(*) from inbox") == [(99,)]
 
 
-async def test_what_concerns_a_parked_person_waits_behind_in_order_and_resumes_with_it(database: Database) -> None:
+async def test_what_concerns_a_parked_person_waits_behind_in_order_and_resumes_with_it(
+    database: Database,
+) -> None:
     async with toy(database) as made:
         who = uuid7()
         first, second, other = approved(person_id=who), approved(person_id=who), approved()
@@ -100,7 +104,9 @@ async def test_a_parked_fact_that_is_delivered_again_stays_one_row(database: Dat
         assert len(await parked(made)) == 1
 
 
-async def test_a_fact_whose_ground_is_missing_waits_and_runs_when_the_ground_comes(database: Database) -> None:
+async def test_a_fact_whose_ground_is_missing_waits_and_runs_when_the_ground_comes(
+    database: Database,
+) -> None:
     async with toy(database) as made:
         ground = approved()
         await made.run(made.arrived(settled(ground)))
@@ -110,11 +116,16 @@ async def test_a_fact_whose_ground_is_missing_waits_and_runs_when_the_ground_com
         made.grounds = {ground.enrollment_id}
         await made.run(made.arrived(ground))
 
-        assert await made.rows("select subject, seq from outbox order by n") == [(ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+        assert await made.rows("select subject, seq from outbox order by n") == [
+            (ground.enrollment_id, 1),
+            (ground.enrollment_id, 2),
+        ]
         assert await parked(made) == []
 
 
-async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke_it(database: Database) -> None:
+async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke_it(
+    database: Database,
+) -> None:
     async with toy(database) as made:
         ground = approved()
         await made.run(made.arrived(settled(ground)))
@@ -126,7 +137,9 @@ async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke
         assert sorted(await parked(made)) == [("AWAITS", "AWAITS_GROUND"), ("PARKED", "HANDLER_FAILED")]
 
 
-async def test_one_that_awaited_and_then_fails_is_parked_and_has_one_effect_after_its_redrive(database: Database) -> None:
+async def test_one_that_awaited_and_then_fails_is_parked_and_has_one_effect_after_its_redrive(
+    database: Database,
+) -> None:
     async with toy(database) as made:
         ground = approved()
         late, ce_id = settled(ground), uuid7()
@@ -139,8 +152,9 @@ async def test_one_that_awaited_and_then_fails_is_parked_and_has_one_effect_afte
 
         made.poisoned = set()
         await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked")])
-        assert await made.rows("select subject, seq from outbox where type like 'billing%' order by batch_id") == [
-            (ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+        assert await made.rows(
+            "select subject, seq from outbox where type like 'billing%' order by batch_id"
+        ) == [(ground.enrollment_id, 1), (ground.enrollment_id, 2)]
         assert await parked(made) == []
 
 
@@ -152,13 +166,18 @@ async def test_a_sweep_does_not_redrive_what_is_parked(database: Database) -> No
         await made.run(made.arrived(ground))
         made.poisoned = set()
 
-        await made.engine.wake(made.db, [seq for seq, in await made.rows("select seq from parked where state = 'AWAITS'")])
+        await made.engine.wake(
+            made.db, [seq for (seq,) in await made.rows("select seq from parked where state = 'AWAITS'")]
+        )
 
         assert sorted(await parked(made)) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
         made.grounds = {ground.enrollment_id}
-        await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked where state = 'PARKED'")])
-        assert await made.rows("select subject, seq from outbox where type like 'billing%' order by batch_id, n") == [
-            (ground.enrollment_id, 1), (ground.enrollment_id, 2)]
+        await made.engine.redrive(
+            made.db, [seq for (seq,) in await made.rows("select seq from parked where state = 'PARKED'")]
+        )
+        assert await made.rows(
+            "select subject, seq from outbox where type like 'billing%' order by batch_id, n"
+        ) == [(ground.enrollment_id, 1), (ground.enrollment_id, 2)]
 
 
 async def test_more_than_twenty_failures_in_a_row_stop_the_service(database: Database) -> None:
@@ -200,7 +219,9 @@ async def test_the_same_request_with_another_body_is_a_conflict(database: Databa
         assert conflict.answer.refusal.code == "IDEMPOTENCY_CONFLICT"  # type: ignore[attr-defined]
 
 
-async def test_a_command_about_somebody_under_repair_is_told_so_and_may_come_again(database: Database) -> None:
+async def test_a_command_about_somebody_under_repair_is_told_so_and_may_come_again(
+    database: Database,
+) -> None:
     async with toy(database) as made:
         fact = approved()
         made.poisoned = {fact.enrollment_id}

@@ -52,7 +52,7 @@ def test_every_metric_is_measured_explained_and_scraped() -> None:
     metrics.batch("billing", "bulk", 100, 0.02, 3, 0.5)
     metrics.commit_failed("billing", "bulk")
     metrics.fact_gap("billing", "payment.payments")
-    metrics.parked("billing", Reason.HANDLER_FAILED)
+    metrics.parked("nobody", Reason.HANDLER_FAILED)
     metrics.refused("billing", "BILL_NOT_FOUND")
     metrics.halted("billing", True)
     metrics.outbox("billing", 2, 0.3)
@@ -65,4 +65,4 @@ def test_every_metric_is_measured_explained_and_scraped() -> None:
 
     for name in metrics.FORMS:
         assert f"\n{name}" in text.replace("# HELP", ""), name
-    assert 'canbao_parked_total{reason="HANDLER_FAILED",service="billing"} 1.0' in text
+    assert 'canbao_parked_total{reason="HANDLER_FAILED",service="nobody"} 1.0' in text

@@ -20,7 +20,9 @@ async def bills(made: Toy, count: int) -> bool:
 
 async def committed(stack: Stack) -> int:
     """The sum of the group's committed offsets over the topic's partitions, less where the topic begins."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False
+    )
     await consumer.start()
     try:
         partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
@@ -30,7 +32,9 @@ async def committed(stack: Stack) -> int:
         await consumer.stop()
 
 
-async def test_facts_are_handled_and_their_offsets_follow(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_facts_are_handled_and_their_offsets_follow(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
         for _ in range(300):
             await say(producer, approved())
@@ -39,10 +43,15 @@ async def test_facts_are_handled_and_their_offsets_follow(database: Database, br
         assert await committed(broker) == 300
 
 
-async def test_a_batch_that_fails_for_a_passing_reason_comes_again(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_a_batch_that_fails_for_a_passing_reason_comes_again(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
         async with running(broker, tmp_path, made.on) as run:
-            engine, failures = run.engine, [TimeoutError("away"), asyncio.CancelledError("a stray one"), OSError("network")]
+            engine, failures = (
+                run.engine,
+                [TimeoutError("away"), asyncio.CancelledError("a stray one"), OSError("network")],
+            )
             whole = engine.run
 
             async def sometimes(*args: object, **kwargs: object) -> None:
@@ -58,15 +67,22 @@ async def test_a_batch_that_fails_for_a_passing_reason_comes_again(database: Dat
         assert await committed(broker) == 50
 
 
-async def test_foreign_garbage_between_facts_costs_none_of_them(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_foreign_garbage_between_facts_costs_none_of_them(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
         fact = approved()
         partition = partition_of(fact.person_id)
         type_header = ("ce_type", b"enrollment.enrollment_approved.v1")
         for value, headers in [
-            (b"\xff\xfe", []), (None, []), (b"{}", [("ce_type", b"\xff")]), (b"{}", [type_header]),
-            (b"{}", [type_header, ("ce_id", uuid7().encode())]), (None, [type_header, ("ce_id", uuid7().encode())]),
-            (b"[" * 10_000, [type_header, ("ce_id", uuid7().encode())]), (b"{}", [("", b""), type_header, ("ce_id", b"not a uuid")]),
+            (b"\xff\xfe", []),
+            (None, []),
+            (b"{}", [("ce_type", b"\xff")]),
+            (b"{}", [type_header]),
+            (b"{}", [type_header, ("ce_id", uuid7().encode())]),
+            (None, [type_header, ("ce_id", uuid7().encode())]),
+            (b"[" * 10_000, [type_header, ("ce_id", uuid7().encode())]),
+            (b"{}", [("", b""), type_header, ("ce_id", b"not a uuid")]),
         ]:
             await producer.send(ENROLLMENTS, value, key=b"k", partition=partition, headers=headers)
         await say(producer, fact)
@@ -77,7 +93,9 @@ async def test_foreign_garbage_between_facts_costs_none_of_them(database: Databa
         assert await committed(broker) == 9
 
 
-async def test_offsets_moved_past_unread_facts_are_refilled(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_offsets_moved_past_unread_facts_are_refilled(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
         facts = [approved() for _ in range(40)]
         async with running(broker, tmp_path, made.on):
@@ -95,7 +113,9 @@ async def test_offsets_moved_past_unread_facts_are_refilled(database: Database, 
 
 
 async def skip_to_end(stack: Stack) -> None:
-    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False)
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False
+    )
     await consumer.start()
     try:
         partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
@@ -105,7 +125,9 @@ async def skip_to_end(stack: Stack) -> None:
         await consumer.stop()
 
 
-async def test_a_second_process_of_one_name_waits_until_the_first_has_gone(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_a_second_process_of_one_name_waits_until_the_first_has_gone(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
         async with running(broker, tmp_path, made.on):
             second = asyncio.create_task(_handle_one(made, broker, tmp_path))

@@ -48,9 +48,16 @@ async def partner(code: str, stack: Stack, folder: Path) -> AsyncIterator[Partne
 async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_own_answer(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
-    async with toy(database) as made, running(broker, tmp_path, made.on) as run, partner("wechat", broker, tmp_path) as wechat:
+    async with (
+        toy(database) as made,
+        running(broker, tmp_path, made.on) as run,
+        partner("wechat", broker, tmp_path) as wechat,
+    ):
         async with aiohttp.ClientSession() as http:
-            asks = [QueryBill(request_id=f"r-{n}", person_id=uuid7(), insurance_year=2000 + n) for n in range(2, 42)]
+            asks = [
+                QueryBill(request_id=f"r-{n}", person_id=uuid7(), insurance_year=2000 + n)
+                for n in range(2, 42)
+            ]
             answers = await asyncio.gather(*(wechat.ask_http(http, run.settings.door, ask) for ask in asks))
 
         assert [a.result["year"] for a in answers if isinstance(a, Accepted)] == list(range(2002, 2042))
@@ -58,14 +65,28 @@ async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_o
         assert batches < 40
 
 
-async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(database: Database, broker: Stack, tmp_path: Path) -> None:
-    async with toy(database) as made, running(broker, tmp_path, made.on) as run, partner("wechat", broker, tmp_path) as wechat:
-        async def post(body: bytes, type: str = "billing.query_bill.v1", key: str = "k", **other: str) -> tuple[int, Any]:
+async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        running(broker, tmp_path, made.on) as run,
+        partner("wechat", broker, tmp_path) as wechat,
+    ):
+
+        async def post(
+            body: bytes, type: str = "billing.query_bill.v1", key: str = "k", **other: str
+        ) -> tuple[int, Any]:
             letter = wechat.signed(type, key, body)
-            headers = {k.replace("ce_", "ce-").replace("sig", "canbao-sig").replace("_", "-"): v.decode() for k, v in letter.headers}
+            headers = {
+                k.replace("ce_", "ce-").replace("sig", "canbao-sig").replace("_", "-"): (v or b"").decode()
+                for k, v in letter.headers
+            }
             async with aiohttp.ClientSession() as http:
                 url = f"http://{run.settings.door}/v1/commands"
-                async with http.post(url, data=body, headers=headers | {"canbao-key": key} | other) as response:
+                async with http.post(
+                    url, data=body, headers=headers | {"canbao-key": key} | other
+                ) as response:
                     return response.status, decode(await response.read())
 
         who = uuid7()
@@ -74,7 +95,11 @@ async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(database: D
         assert (await post(good, key=who, **{"canbao-sig": "AAAA"}))[0] == 401
         assert (await post(good.replace(b"2025", b"2024"), key=who))[0] == 409
         status, misfit = await post(b'{"request_id":"r-2","person_id":5}', key=who)
-        assert (status, misfit["refusal"]["code"], misfit["refusal"]["field"]) == (422, "SCHEMA_INVALID", "person_id")
+        assert (status, misfit["refusal"]["code"], misfit["refusal"]["field"]) == (
+            422,
+            "SCHEMA_INVALID",
+            "person_id",
+        )
         status, refusal = await post(b'{"request_id":"r-3","password":"x"}', key=who)
         assert (status, refusal["code"]) == (400, "SECRET_IN_MESSAGE")
         assert (await post(b"x" * 300_000, key=who))[0] == 413
@@ -82,7 +107,9 @@ async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(database: D
         assert rows == [("SIGNATURE_INVALID", False), ("SECRET_IN_MESSAGE", True)]
 
 
-async def test_a_timer_runs_at_its_instant_and_that_is_its_now(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_a_timer_runs_at_its_instant_and_that_is_its_now(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made:
         due, later = NOON, now() + timedelta(days=400)
 
@@ -100,11 +127,15 @@ async def test_a_timer_runs_at_its_instant_and_that_is_its_now(database: Databas
             assert len(await made.rows("select id from job")) == 1
 
             async with partner("operators", broker, tmp_path) as operators:
-                order = AdvanceClock(request_id="o-1", service="billing", operator="lin", to=later + timedelta(hours=1))
+                order = AdvanceClock(
+                    request_id="o-1", service="billing", operator="lin", to=later + timedelta(hours=1)
+                )
                 answer = await operators.ask(order)
             assert isinstance(answer, Accepted)
             assert await made.rows("select count(*) from job") == [(0,)]
-            assert (await made.rows("select ce_time from outbox where seq = 3 order by batch_id"))[1] == (later,)
+            assert (await made.rows("select ce_time from outbox where seq = 3 order by batch_id"))[1] == (
+                later,
+            )
 
 
 class Later(Struct, frozen=True, kw_only=True):
@@ -168,9 +199,12 @@ async def test_an_unknown_outcome_is_asked_for_and_never_sent_again(
         assert await made.rows("select count(*) from call") == [(0,)]
 
 
-async def test_what_was_said_reaches_the_topic_in_order_with_its_envelope(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_what_was_said_reaches_the_topic_in_order_with_its_envelope(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, producing(broker) as producer:
-        await made.run(*(made.arrived(approved()) for _ in range(3)))     # committed by a process that died before it sent
+        # committed by a process that died before it sent
+        await made.run(*(made.arrived(approved()) for _ in range(3)))
         before = await made.said()
         async with running(broker, tmp_path, made.on):
             for _ in range(20):
@@ -179,14 +213,24 @@ async def test_what_was_said_reaches_the_topic_in_order_with_its_envelope(databa
             await until(lambda: _equal(_count(made), 23))
         records = await records_of(broker, BILLS)
         assert sorted(await made.said()) == sorted(dict(r.headers)["ce_subject"].decode() for r in records)
-        assert [dict(r.headers)["ce_subject"].decode() for r in records if dict(r.headers)["ce_subject"].decode() in before]
+        assert [
+            dict(r.headers)["ce_subject"].decode()
+            for r in records
+            if dict(r.headers)["ce_subject"].decode() in before
+        ]
         headers = dict(records[0].headers)
         assert headers["ce_type"] == b"billing.bill_waived.v1"
         assert headers["traceparent"].split(b"-")[1].decode() == decode(records[0].value)["journey"]
 
 
-async def test_an_operator_redrives_and_resumes_by_signed_orders(database: Database, broker: Stack, tmp_path: Path) -> None:
-    async with toy(database) as made, producing(broker) as producer, partner("operators", broker, tmp_path) as operators:
+async def test_an_operator_redrives_and_resumes_by_signed_orders(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        producing(broker) as producer,
+        partner("operators", broker, tmp_path) as operators,
+    ):
         facts = [approved() for _ in range(30)]
         made.poisoned = {fact.enrollment_id for fact in facts}
         async with running(broker, tmp_path, made.on) as run:
@@ -201,19 +245,25 @@ async def test_an_operator_redrives_and_resumes_by_signed_orders(database: Datab
             counted = await operators.ask(Redrive(request_id="o-2", service="billing", operator="lin"))
             assert isinstance(counted, Accepted)
             assert counted.result["redriven"] == 0
-            redriven = await operators.ask(Redrive(request_id="o-3", service="billing", operator="lin", dry_run=False))
+            redriven = await operators.ask(
+                Redrive(request_id="o-3", service="billing", operator="lin", dry_run=False)
+            )
             assert isinstance(redriven, Accepted)
             assert redriven.result["redriven"] == counted.result["left"]
             await until(lambda: _equal(_count(made), 30))
 
 
-async def test_a_lost_tail_of_a_topic_is_said_again_under_the_same_ids(database: Database, broker: Stack, tmp_path: Path) -> None:
+async def test_a_lost_tail_of_a_topic_is_said_again_under_the_same_ids(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
     async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
         begin = now()
         async with running(broker, tmp_path, made.on):
             await made.run(*(made.arrived(approved()) for _ in range(3)))
             await until(lambda: _equal(made.rows("select count(*) from unsent"), [(0,)]))
-            answer = await operators.ask(Republish(request_id="o-1", service="billing", operator="lin", since=begin))
+            answer = await operators.ask(
+                Republish(request_id="o-1", service="billing", operator="lin", since=begin)
+            )
             assert isinstance(answer, Accepted)
             await until(lambda: _equal(made.rows("select count(*) from unsent"), [(0,)]))
         ids = [dict(record.headers)["ce_id"] for record in await records_of(broker, BILLS)]

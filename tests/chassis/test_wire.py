@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from msgspec.json import encode
 
-from contracts.enrollment import Registration
-from contracts.message import contract_of
+from contracts.enrollment import Identity, Registration
+from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
 from contracts.reasons import Reason
 from sandbox.keys import make_keys
@@ -23,8 +23,14 @@ from services.chassis.wire import Reader
 PERSON = uuid7()
 TOPIC = "channels.bank"
 BODY: dict[str, object] = {
-    "request_id": "r-1", "person_id": PERSON, "obligation_id": uuid7(), "insurance_year": 2025, "amount_fen": 40000,
-    "channel_ref": "T1", "paid_at": "2024-12-20T09:00:00+08:00", "method": "CASH",
+    "request_id": "r-1",
+    "person_id": PERSON,
+    "obligation_id": uuid7(),
+    "insurance_year": 2025,
+    "amount_fen": 40000,
+    "channel_ref": "T1",
+    "paid_at": "2024-12-20T09:00:00+08:00",
+    "method": "CASH",
 }
 
 
@@ -48,22 +54,51 @@ class Post:
             """Never called here."""
 
         self.reader = Reader(on, "money", load_keyring(folder / "payment.json"), frozenset({TOPIC}))
-        seal = self.bank.seal(Registration(id_kind="RESIDENT_ID", name="李娜", id_number="x", phone="1"), reader="payment", place="T1")
+        seal: Sealed[Registration] = self.bank.seal(
+            Registration(id_kind="RESIDENT_ID", name="李娜", id_number="x", phone="1"),
+            reader="payment",
+            place="T1",
+        )
         self.other_seal = {"reader": seal.reader, "key_id": seal.key_id, "box": seal.box}
 
     def body(self, **changes: object) -> bytes:
-        from contracts.enrollment import Identity
-
-        seal = self.bank.seal(Identity(name="李娜", id_number="990100199001011234"), reader="payment", place="T1")
-        whole = BODY | {"payer_saw": {"reader": seal.reader, "key_id": seal.key_id, "box": seal.box}} | changes
+        seal: Sealed[Identity] = self.bank.seal(
+            Identity(name="李娜", id_number="990100199001011234"), reader="payment", place="T1"
+        )
+        whole = (
+            BODY | {"payer_saw": {"reader": seal.reader, "key_id": seal.key_id, "box": seal.box}} | changes
+        )
         return encode({name: value for name, value in whole.items() if value is not ...})
 
-    def read(self, value: bytes, *, type: str = "payment.report_payment.v1", key: str = PERSON, topic: str = TOPIC,
-             signer: Keyring | None = None, money: bool = True, age_ms: int = 0, after: Mapping[str, bytes | None] = {}) -> object:
+    def read(
+        self,
+        value: bytes,
+        *,
+        type: str = "payment.report_payment.v1",
+        key: str = PERSON,
+        topic: str = TOPIC,
+        signer: Keyring | None = None,
+        money: bool = True,
+        age_ms: int = 0,
+        after: Mapping[str, bytes | None] = {},
+    ) -> object:
         now = int(time.time() * 1000)
         source = trust.source_of(topic).encode()
-        headers: dict[str, bytes] = {"ce_id": uuid7().encode(), "ce_type": type.encode(), "ce_time": b"2024-12-20T01:00:00Z", "ce_source": source}
-        signed = trust.sign(signer or self.bank, topic=topic, key=key.encode(), headers=headers, value=value, money=money, now_ms=now - age_ms)
+        headers: dict[str, bytes] = {
+            "ce_id": uuid7().encode(),
+            "ce_type": type.encode(),
+            "ce_time": b"2024-12-20T01:00:00Z",
+            "ce_source": source,
+        }
+        signed = trust.sign(
+            signer or self.bank,
+            topic=topic,
+            key=key.encode(),
+            headers=headers,
+            value=value,
+            money=money,
+            now_ms=now - age_ms,
+        )
         whole = {**headers, **dict(signed), **after}
         return self.reader.read(Raw(topic, 0, 1, key.encode(), tuple(whole.items()), value, now))
 
@@ -106,31 +141,39 @@ def test_a_signed_report_goes_to_its_handler(post: Post) -> None:
         ({"nested": {"cvv": 123}}, "parked SECRET_IN_MESSAGE"),
     ],
 )
-def test_an_authentic_misfit_is_answered_with_its_field(post: Post, changes: dict[str, object], outcome: str) -> None:
+def test_an_authentic_misfit_is_answered_with_its_field(
+    post: Post, changes: dict[str, object], outcome: str
+) -> None:
     assert reason(post.read(post.body(**changes))) == outcome
 
 
 @pytest.mark.parametrize(
     ("how", "outcome"),
     [
-        ({"money": False}, "parked SIGNATURE_INVALID"),                                 # a shared secret may not claim money
+        # a shared secret may not claim money
+        ({"money": False}, "parked SIGNATURE_INVALID"),
         ({"age_ms": 301_000}, "parked CLOCK_SKEW"),
         ({"age_ms": -301_000}, "parked CLOCK_SKEW"),
         ({"after": {"sig": b"AAAA"}}, "parked SIGNATURE_INVALID"),
         ({"after": {"sig": None}}, "parked SIGNATURE_INVALID"),
         ({"after": {"ce_source": b"/channels/wechat"}}, "parked SIGNATURE_INVALID"),
         ({"after": {"ce_time": b"2025-01-01T00:00:00Z"}}, "parked SIGNATURE_INVALID"),
-        ({"after": {"ce_type": b"payment.start_payment.v1"}}, "skipped"),               # not handled by this reader at all
-        ({"type": "enrollment.register_account.v1"}, "skipped"),                        # enrollment reads this topic and judges it
+        # not handled by this reader at all
+        ({"after": {"ce_type": b"payment.start_payment.v1"}}, "skipped"),
+        # enrollment reads this topic and judges it
+        ({"type": "enrollment.register_account.v1"}, "skipped"),
         ({"type": "enrollment.review_decision.v1"}, "skipped"),
-        ({"type": "billing.bill_issued.v1"}, "parked NOT_PERMITTED"),                   # a fact is said by its owner only
+        # a fact is said by its owner only
+        ({"type": "billing.bill_issued.v1"}, "parked NOT_PERMITTED"),
         ({"type": "payment.report_payment.v9"}, "parked VERSION_UNSUPPORTED"),
         ({"type": "nobody.knows.v1"}, "parked TYPE_UNKNOWN"),
         ({"after": {"ce_type": None}}, "parked BODY_INVALID"),
         ({"after": {"ce_type": b"\xff\xfe"}}, "parked TYPE_UNKNOWN"),
     ],
 )
-def test_who_is_not_who_he_says_is_parked_without_refs(post: Post, how: dict[str, object], outcome: str) -> None:
+def test_who_is_not_who_he_says_is_parked_without_refs(
+    post: Post, how: dict[str, object], outcome: str
+) -> None:
     assert reason(post.read(post.body(), **how)) == outcome  # type: ignore[arg-type]
 
 
@@ -140,36 +183,64 @@ def test_another_channels_key_opens_nothing(post: Post) -> None:
 
 def test_a_channel_that_may_not_report_payments_is_told_so(post: Post) -> None:
     body = post.body()
-    assert reason(post.read(body, topic="channels.wechat", signer=post.wechat)) == "refused NOT_PERMITTED ce_type"
+    assert (
+        reason(post.read(body, topic="channels.wechat", signer=post.wechat))
+        == "refused NOT_PERMITTED ce_type"
+    )
 
 
-@pytest.mark.parametrize("value", [b"", b"\xff\xfe\x00", b"{", b"null", b"[]", b"[" * 100_000, b'{"request_id":' + b'"x' * 9, b"1e999"])
+@pytest.mark.parametrize(
+    "value",
+    [b"", b"\xff\xfe\x00", b"{", b"null", b"[]", b"[" * 100_000, b'{"request_id":' + b'"x' * 9, b"1e999"],
+)
 def test_a_signed_body_that_is_no_message_is_parked(post: Post, value: bytes) -> None:
     assert reason(post.read(value)) in ("parked SCHEMA_INVALID", "parked BODY_INVALID")
 
 
 def test_structured_mode_is_read_like_binary_mode(post: Post) -> None:
     now, ce_id = int(time.time() * 1000), uuid7()
-    attributes = {"ce_id": ce_id, "ce_type": "payment.report_payment.v1", "ce_time": "2024-12-20T01:00:00Z", "ce_source": "/channels/bank"}
-    value = b'{"specversion":"1.0",' + b",".join(
-        f'"{name[3:]}":"{text}"'.encode() for name, text in attributes.items()) + b',"data":' + post.body() + b"}"
-    signed = trust.sign(post.bank, topic=TOPIC, key=PERSON.encode(), headers={k: v.encode() for k, v in attributes.items()}, value=value, money=True)
+    attributes = {
+        "ce_id": ce_id,
+        "ce_type": "payment.report_payment.v1",
+        "ce_time": "2024-12-20T01:00:00Z",
+        "ce_source": "/channels/bank",
+    }
+    value = (
+        b'{"specversion":"1.0",'
+        + b",".join(f'"{name[3:]}":"{text}"'.encode() for name, text in attributes.items())
+        + b',"data":'
+        + post.body()
+        + b"}"
+    )
+    signed = trust.sign(
+        post.bank,
+        topic=TOPIC,
+        key=PERSON.encode(),
+        headers={k: v.encode() for k, v in attributes.items()},
+        value=value,
+        money=True,
+    )
     headers = (("content-type", b"application/cloudevents+json; charset=utf-8"), *signed)
 
     assert reason(post.reader.read(Raw(TOPIC, 0, 1, PERSON.encode(), headers, value, now))) == ""
     tampered = value.replace(b"40000", b"40001")
-    assert reason(post.reader.read(Raw(TOPIC, 0, 1, PERSON.encode(), headers, tampered, now))) == "parked SIGNATURE_INVALID"
+    assert (
+        reason(post.reader.read(Raw(TOPIC, 0, 1, PERSON.encode(), headers, tampered, now)))
+        == "parked SIGNATURE_INVALID"
+    )
 
 
 def test_the_same_wish_sealed_twice_has_one_digest(post: Post) -> None:
     first, second = post.read(post.body()), post.read(post.body())
-    assert isinstance(first, Arrival) and isinstance(second, Arrival)
+    assert isinstance(first, Arrival)
+    assert isinstance(second, Arrival)
     assert first.digest == second.digest
     assert contract_of(first.message).money
     other = post.read(post.body(amount_fen=40001))
-    assert isinstance(other, Arrival) and other.digest != first.digest
+    assert isinstance(other, Arrival)
+    assert other.digest != first.digest
 
 
 def test_every_reason_has_words_in_two_languages() -> None:
     for each in Reason:
-        assert each.zh and each.en and each.todo_zh and each.todo_en
+        assert all((each.zh, each.en, each.todo_zh, each.todo_en))

@@ -1,4 +1,6 @@
-"""What does the engine run in its own tests? A few messages of billing, handled in the plainest way, on a real database."""
+"""What does the engine run in its own tests? A few messages of billing, handled in the plainest way, on a
+real database.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -11,7 +13,7 @@ from msgspec.json import encode
 
 from contracts.billing import BillWaived, QueryBill
 from contracts.enrollment import EnrollmentApproved
-from contracts.message import contract_of
+from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, contract_of
 from contracts.payment import PaymentSettled
 from contracts.reasons import Reason
 from services.chassis.arrival import Arrival, Raw, Unreadable
@@ -41,7 +43,9 @@ class Remind(Struct, frozen=True, kw_only=True):
 
 
 class Toy:
-    """Billing with handlers that write one fact for each message; poisoned: enrollment ids whose handler raises."""
+    """Billing with handlers that write one fact for each message; poisoned: enrollment ids whose handler
+    raises.
+    """
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -53,9 +57,9 @@ class Toy:
         self.keys = Keyring(KeyFile(principal="billing", digest="A" * 43 + "="))
         self.reader = Reader(self.on, "money", self.keys, frozenset())
         self.engine = Engine("billing", self.keys, self.reader, self.memory, self.halt)
-        self.db: asyncpg.Connection = None  # type: ignore[assignment]
+        self.db: asyncpg.Connection = None
 
-    def _subscriptions(self) -> Subscriptions:
+    def _subscriptions(self) -> Subscriptions:  # noqa: C901 -- five handlers of three lines
         on = Subscriptions("billing")
 
         @on(EnrollmentApproved, refs=lambda f: [owes(f.enrollment_id), person(f.person_id)])
@@ -95,13 +99,27 @@ class Toy:
 
         return on
 
-    def arrived(self, message: Struct, *, event_id: str = "", request_body: str = "", offset: int | None = None) -> Arrival:
+    def arrived(
+        self, message: Struct, *, event_id: str = "", offset: int | None = None
+    ) -> Arrival:
         """The message as the reader would hand it over."""
         contract = contract_of(message)
         key = getattr(message, "person_id", "")
-        headers = (("ce_id", (event_id or uuid7()).encode()), ("ce_type", contract.type.encode()), ("ce_time", b""))
+        headers = (
+            ("ce_id", (event_id or uuid7()).encode()),
+            ("ce_type", contract.type.encode()),
+            ("ce_time", b""),
+        )
         topic = contract.topic or "channels.wechat"
-        raw = Raw(topic, partition_of(key), offset, key.encode(), headers, encode(message), int(datetime.now(UTC).timestamp() * 1000))
+        raw = Raw(
+            topic,
+            partition_of(key),
+            offset,
+            key.encode(),
+            headers,
+            encode(message),
+            int(datetime.now(UTC).timestamp() * 1000),
+        )
         what = self.reader.again(raw, contract.type, trusted=True)
         assert isinstance(what, Arrival), what
         return what
@@ -111,7 +129,12 @@ class Toy:
 
     async def said(self, type: str = "billing.bill_waived.v1") -> list[str]:
         """Subjects of what stands in the outbox, in order."""
-        return [r[0] for r in await self.db.fetch("select subject from outbox where type = $1 order by batch_id, n", type)]
+        return [
+            r[0]
+            for r in await self.db.fetch(
+                "select subject from outbox where type = $1 order by batch_id, n", type
+            )
+        ]
 
     async def rows(self, sql: str, *args: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await self.db.fetch(sql, *args)]
@@ -130,19 +153,47 @@ async def toy(database: Database) -> AsyncIterator[Toy]:
 def approved(person_id: str = "", enrollment_id: str = "") -> EnrollmentApproved:
     enrollment_id = enrollment_id or uuid7()
     return EnrollmentApproved(
-        journey=enrollment_id.replace("-", ""), region_code="990100", person_id=person_id or uuid7(), enrollment_id=enrollment_id,  # type: ignore[arg-type]
-        scheme="RESIDENT", insurance_year=2025, categories=[], decided_at=NOON)
+        journey=enrollment_id.replace("-", ""),
+        region_code="990100",
+        person_id=PersonId(person_id or uuid7()),
+        enrollment_id=EnrollmentId(enrollment_id),
+        scheme="RESIDENT",
+        insurance_year=2025,
+        categories=[],
+        decided_at=NOON,
+    )
 
 
 def settled(fact: EnrollmentApproved) -> PaymentSettled:
     return PaymentSettled(
-        journey=fact.journey, region_code="990100", person_id=fact.person_id, enrollment_id=fact.enrollment_id,
-        obligation_id=fact.enrollment_id, version=1, order_id=uuid7(), item=0, amount_fen=40000, channel_code="wechat",  # type: ignore[arg-type]
-        channel_ref="1", paid_at=NOON, posted_at=NOON)
+        journey=fact.journey,
+        region_code="990100",
+        person_id=fact.person_id,
+        enrollment_id=fact.enrollment_id,
+        obligation_id=ObligationId(fact.enrollment_id),
+        version=1,
+        order_id=OrderId(uuid7()),
+        item=0,
+        amount_fen=40000,
+        channel_code="wechat",
+        channel_ref="1",
+        paid_at=NOON,
+        posted_at=NOON,
+    )
 
 
 def waived(enrollment_id: str, person_id: str, now: datetime) -> BillWaived:
     return BillWaived(
-        journey=enrollment_id.replace("-", ""), region_code="990100", person_id=person_id, enrollment_id=enrollment_id,  # type: ignore[arg-type]
-        obligation_id=enrollment_id, version=1, scheme="RESIDENT", insurance_year=2025, category="orphan", subsidy_fen=0,  # type: ignore[arg-type]
-        policy="demo-2025", waived_at=now)
+        journey=enrollment_id.replace("-", ""),
+        region_code="990100",
+        person_id=PersonId(person_id),
+        enrollment_id=EnrollmentId(enrollment_id),
+        obligation_id=ObligationId(enrollment_id),
+        version=1,
+        scheme="RESIDENT",
+        insurance_year=2025,
+        category="orphan",
+        subsidy_fen=0,
+        policy="demo-2025",
+        waived_at=now,
+    )

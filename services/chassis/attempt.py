@@ -1,0 +1,207 @@
+"""What is one attempt at a batch? One transaction: locks, what is parked, who was seen, handlers, outbox,
+commit.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import asyncpg
+
+from contracts.reasons import Reason
+from services.chassis import parking
+from services.chassis.arrival import Arrival, RequestKey, Unreadable
+from services.chassis.inbox import (
+    Known,
+    drop_repeated,
+    drop_seen,
+    known_requests,
+    refuse,
+    remember_requests,
+)
+from services.chassis.keys import Keyring
+from services.chassis.refs import Ref, waves
+from services.chassis.subscriptions import Subscription
+from services.chassis.transaction import Transaction
+from services.chassis.wire import Reader
+
+Positions = dict[tuple[str, int], int]
+# Where a message's own row lies, by the slot that names it, and how it is taken away.
+_ORIGINS = {
+    "job_id": "delete from job where id = any($1::uuid[]) returning id",
+    "call_id": "delete from call where id = any($1::uuid[]) returning id",
+    "parked_seq": "delete from parked where seq = any($1::bigint[]) returning seq",
+}
+
+
+class Wake(Exception):
+    """Messages await a ref of this batch: run again together with them."""
+
+    def __init__(self, seqs: set[int]) -> None:
+        self.seqs = seqs
+
+
+class Grown(Exception):
+    """Something else was parked behind these rows meanwhile: read them again."""
+
+
+class Attempt:
+    """One attempt at one batch: the order of its statements is the engine's promise."""
+
+    def __init__(
+        self,
+        service: str,
+        db: asyncpg.Connection,
+        keys: Keyring,
+        reader: Reader,
+        arrivals: Sequence[Arrival],
+        seqs: Iterable[int] = (),
+        *,
+        wake: bool = False,
+        closed: bool = False,
+        ask_which: bool = False,
+    ) -> None:
+        self.reader, self.arrivals, self.seqs = reader, arrivals, set(seqs)
+        self.wake, self.closed, self.ask_which = wake, closed, ask_which
+        self.tx = Transaction(service, db, keys)
+        self.handled: list[Arrival] = []
+        self.known: dict[RequestKey, Known] = {}
+        self.asleep: set[int] = set()
+        self.batch_id: int | None = None
+
+    async def transact(
+        self, unreadable: Sequence[Unreadable], progress: tuple[str, Positions] | None
+    ) -> None:
+        """Locks → parked → inbox and requests → handlers, wave by wave → outbox → commit."""
+        tx = self.tx
+        async with committing(tx):
+            woken = await parking.read_rows(tx, self.seqs, self.reader) if self.seqs else []
+            everything = [*self.arrivals, *woken]
+            await self.lock(tx, {ref for arrival in everything for ref in arrival.refs})
+            everything = await self.remove_origins(tx, everything)
+            go, behind = await self._blocked(tx, everything)
+            go = await drop_seen(tx, go, ask_which=self.ask_which)
+            tx.take(go)
+            await self._handle(tx, go)
+            await self._keep(tx, behind, unreadable)
+            await remember_requests(tx, self.handled, self.known)
+            await _save_later(tx)
+            self.batch_id = await tx.outbox.write(tx)
+            if progress:
+                await save_progress(tx, *progress)
+
+    async def lock(self, tx: Transaction, refs: Sequence[Ref] | set[Ref]) -> None:
+        """All refs of the batch in one sorted statement; the business clock comes along with it."""
+        rows = await tx.fetch(
+            "select count(pg_advisory_xact_lock(k)), (select skew from clock) from unnest($1::bigint[]) k",
+            sorted(refs),
+        )
+        tx.set_now(datetime.now(UTC) + rows[0][1])
+
+    async def remove_origins(self, tx: Transaction, arrivals: list[Arrival]) -> list[Arrival]:
+        """Take the rows that these messages came from; a row that is gone was handled by somebody else."""
+        gone: set[int] = set()
+        for slot, delete in _ORIGINS.items():
+            wanted = {getattr(a, slot): a for a in arrivals if getattr(a, slot) is not None}
+            if wanted:
+                found = {str(row[0]) for row in await tx.fetch(delete, list(wanted))}
+                gone |= {id(a) for key, a in wanted.items() if str(key) not in found}
+        times = [a.time for a in arrivals if a.job_id is not None]
+        if times:
+            tx.set_now(datetime.fromisoformat(times[0]))  # a timer's now is the instant it was set for
+        return [a for a in arrivals if id(a) not in gone]
+
+    async def _blocked(self, tx: Transaction, arrivals: list[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
+        """Who goes, and who waits behind a parked message; one that waits blocks its other refs for those
+        after it.
+        """
+        refs = sorted({ref for arrival in arrivals for ref in arrival.refs})
+        found = await parking.look(tx, refs, self.seqs)
+        blocked, go, behind = found.blocked, [], []
+        if blocked and self.closed:
+            raise Grown
+        for arrival in arrivals:
+            if blocked.isdisjoint(arrival.refs):
+                go.append(arrival)
+            elif arrival.request is not None and not arrival.seen:
+                refuse(tx, arrival, Reason.UNDER_REPAIR)
+            else:
+                blocked |= set(arrival.refs)
+                behind.append(arrival)
+        touched = {ref for arrival in go for ref in arrival.refs}
+        self.asleep = {seq for ref, seq in found.awaiting if ref in touched}
+        if self.asleep and self.wake:
+            raise Wake(self.asleep)
+        return go, behind
+
+    async def _handle(self, tx: Transaction, go: list[Arrival]) -> None:
+        self.known = await known_requests(tx, go)
+        for arrival in go:
+            if arrival.refusal is not None:
+                refuse(tx, arrival, Reason.SCHEMA_INVALID)
+        for wave in waves([arrival for arrival in go if arrival.refusal is None]):
+            calls: dict[Subscription, list[Arrival]] = {}
+            for arrival in drop_repeated(tx, wave, self.known):
+                calls.setdefault(arrival.subscription, []).append(arrival)  # type: ignore[arg-type]
+            for subscription, arrivals in calls.items():
+                await subscription.handler([arrival.message for arrival in arrivals], tx)
+                self.handled += arrivals
+            await tx.flush()
+
+    async def _keep(self, tx: Transaction, behind: list[Arrival], unreadable: Sequence[Unreadable]) -> None:
+        """Those behind a parked message, those whose ground is missing, and those nobody can read."""
+        for arrival in behind:
+            await parking.park(tx, arrival, parking.WAITING, Reason.BEHIND_PARKED, "", arrival.refs)
+        for arrival in self.handled:
+            ref = tx.waiting.get(id(arrival.message))
+            if ref is not None:
+                await parking.park(tx, arrival, parking.AWAITS, Reason.AWAITS_GROUND, "", [ref])
+        for message in unreadable:
+            await parking.set_aside(tx, message)
+
+
+@asynccontextmanager
+async def committing(tx: Transaction) -> AsyncIterator[None]:
+    """begin … commit, and rollback on whatever ends it otherwise; through the choke point like every
+    statement.
+    """
+    await tx.execute("begin")
+    try:
+        yield
+    except BaseException:
+        if not tx.is_closed():
+            await tx.execute("rollback")
+        raise
+    await tx.execute("commit")
+
+
+async def _save_later(tx: Transaction) -> None:
+    """Timers and calls that the handlers asked for."""
+    if tx.jobs:
+        await tx.execute(
+            "insert into job(id, run_at, type, payload)"
+            " select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[])",
+            *map(list, zip(*tx.jobs, strict=True)),
+        )
+    if tx.calls:
+        await tx.execute(
+            "insert into call(id, number, type, payload)"
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[])"
+            " on conflict (number) do nothing",
+            *map(list, zip(*tx.calls, strict=True)),
+        )
+
+
+async def save_progress(tx: Transaction | asyncpg.Connection, lane: str, positions: Positions) -> None:
+    """The last offset that is done, in the transaction that did it: the truth that the broker's offsets
+    follow.
+    """
+    await tx.execute(
+        'insert into progress as p(lane, topic, partition, "offset")'
+        " select $1::text, * from unnest($2::text[], $3::int[], $4::bigint[])"
+        ' on conflict (lane, topic, partition) do update set "offset" = excluded."offset"',
+        lane,
+        [t for t, _ in positions],
+        [p for _, p in positions],
+        list(positions.values()),
+    )
