@@ -1,0 +1,143 @@
+"""`canbao verify`: does what must always be true hold now? One line an invariant, with what to do where it does not."""
+
+import argparse
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from cli.place import STACK_FOLDER
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from cli.invariants import Invariant
+    from sandbox.stack import Stack
+
+HELP = "check the invariants of money, cover and messages"
+PATIENCE_SECONDS = 10.0  # what is true only when all is quiet may take so long to become true
+SHOWN = 3
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """One invariant. rows: how many break it (at most a few are counted). what: what holds, or what breaks it and
+    what to do."""
+
+    id: str
+    ok: bool
+    rows: int
+    ms: int
+    what: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The verb's arguments."""
+    parser.add_argument("--json", action="store_true", help='[{"id", "ok", "rows", "ms"}]')
+
+
+def run(args: argparse.Namespace) -> int:
+    """0: all hold. 1: one does not. 2: they can't be checked."""
+    from sandbox.stack import Stack  # noqa: PLC0415 - imported when needed: --help stays instant
+
+    try:
+        results = asyncio.run(check(Stack.recall(STACK_FOLDER)))
+    except FileNotFoundError:
+        return _say("nothing runs here: ./canbao up starts it")
+    except _unreachable() as error:
+        return _say(f"can't check: {type(error).__name__}: {error} (./canbao status)")
+    if args.json:
+        sys.stdout.write(json.dumps([{"id": r.id, "ok": r.ok, "rows": r.rows, "ms": r.ms} for r in results]) + "\n")
+    else:
+        for result in results:
+            sys.stdout.write(f"{'✓' if result.ok else '✗'} {result.id:<4}{result.ms:>6} ms  {result.what}\n")
+    return 0 if all(result.ok for result in results) else 1
+
+
+async def check(stack: "Stack") -> list[Result]:
+    """All invariants, in the order of their numbers; as the auditor, changing nothing.
+
+    OSError, asyncpg.PostgresError, KafkaError, KafkaException, TimeoutError: a server is not there.
+    """
+    import asyncpg  # noqa: PLC0415 - as above
+
+    from cli.invariants import INVARIANTS  # noqa: PLC0415 - as above
+
+    db = await asyncpg.connect(stack.database_url("auditor"), ssl="disable", timeout=5)
+    try:
+        results = [await _asked(db, invariant) for invariant in INVARIANTS]
+        results += await _messages(stack, db)
+    finally:
+        await db.close()
+    return sorted(results, key=lambda result: int(result.id[1:]))
+
+
+async def _asked(db: "asyncpg.Connection", invariant: "Invariant") -> Result:
+    """By its query. What need only hold when all is quiet is asked again while the same rows may still go away."""
+    began = time.monotonic()
+    wrong = await _rows(db, invariant)
+    while wrong and invariant.quiet and time.monotonic() - began < PATIENCE_SECONDS:
+        await asyncio.sleep(0.5)
+        still = await _rows(db, invariant)
+        wrong = [row for row in wrong if row in still]
+    return _result(invariant.id, invariant.says, invariant.todo, wrong, began)
+
+
+async def _rows(db: "asyncpg.Connection", invariant: "Invariant") -> list[str]:
+    from cli.invariants import MOST  # noqa: PLC0415 - as above
+
+    return [row[0] for row in await db.fetch(f"select * from ({invariant.sql}) broken limit {MOST}")]  # noqa: S608
+
+
+async def _messages(stack: "Stack", db: "asyncpg.Connection") -> list[Result]:
+    """By comparing topics, offsets, outboxes and inboxes, all read once."""
+    from cli import conservation  # noqa: PLC0415 - as above
+
+    began = time.monotonic()
+    seen = await conservation.look(stack, db)
+
+    async def overrun() -> list[str]:
+        return conservation.overrun(seen)
+
+    checks: Iterable[tuple[str, str, str, Callable[[], Awaitable[list[str]]]]] = (
+        ("I12", "what was said is on its topic within a minute, and nothing else is",
+         "lost: republish from the outbox; strange: somebody else writes the topic, see canbao topics plan",
+         lambda: conservation.lost_or_forged(seen, db)),
+        ("I14", "what was consumed is done, answered or parked",
+         "the record can be read again by its place: canbao tail TOPIC --from OFFSET; then replay it",
+         lambda: conservation.unaccounted(seen, db)),
+        ("I15", "no offset is committed before its work is",
+         "restart the service: it goes back to what its database has done", overrun),
+        ("I20", "records that come again are known and change nothing",
+         "do not replay this topic; the inbox has lost ids that its retention should keep",
+         lambda: conservation.unknown(seen, db)),
+    )
+    results = []
+    for id, says, todo, ask in checks:
+        results.append(_result(id, says, todo, await ask(), began))
+        began = time.monotonic()
+    return results
+
+
+def _result(id: str, says: str, todo: str, wrong: list[str], began: float) -> Result:
+    what = says
+    if wrong:
+        more = f" … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        what = f"{says}: NOT SO: {'; '.join(wrong[:SHOWN])}{more}. Do: {todo}"
+    return Result(id=id, ok=not wrong, rows=len(wrong), ms=round((time.monotonic() - began) * 1000), what=what)
+
+
+def _unreachable() -> tuple[type[BaseException], ...]:
+    import asyncpg  # noqa: PLC0415 - as above
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - as above
+
+    return OSError, TimeoutError, KafkaError, KafkaException, asyncpg.PostgresError, asyncpg.InterfaceError
+
+
+def _say(text: Any) -> int:
+    sys.stderr.write(f"canbao verify: {text}\n")
+    return 2
