@@ -120,7 +120,7 @@ async def _verify(sandbox: "Sandbox") -> dict[str, bool]:
     except ModuleNotFoundError:
         return {}
 
-    return {result.id: result.ok for result in await check(sandbox.stack.database_url("auditor"))}
+    return {result.id: result.ok for result in await check(sandbox.stack)}
 
 
 def _present(report: "Report", person_id: str, sandbox: "Sandbox", screen: "Screen", *, as_json: bool) -> None:
