@@ -119,7 +119,10 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
 async def remember_requests(
     tx: "Transaction", handled: list[Arrival], known: dict[RequestKey, Known]
 ) -> None:
-    """Write the batch's commands with their answers, and the answers that earlier commands were promised."""
+    """Write the batch's commands with their answers, and the answers that earlier commands were promised.
+
+    A refusal that says "try again" is not remembered: the same request may succeed next time.
+    """
     rows, new = [], set()
     for arrival in handled:
         request = arrival.request
@@ -128,8 +131,8 @@ async def remember_requests(
         answer = arrival.answer = tx.answers.get(request)
         if answer is None and request not in tx.deferred and id(arrival.message) not in tx.waiting:
             raise AssertionError(f"{arrival.type} was neither answered nor deferred")
-        if known[request].stored:
-            continue
+        if known[request].stored or (isinstance(answer, Rejected) and answer.refusal.retryable):
+            continue  # what may come again under its id is not remembered
         new.add(request)
         rows.append(
             (*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key)

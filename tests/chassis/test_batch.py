@@ -207,6 +207,15 @@ async def test_a_command_is_answered_once_and_the_same_answer_is_said_again(data
         assert await made.rows("select count(*) from request") == [(1,)]
 
 
+async def test_a_refusal_that_says_try_again_is_not_remembered(database: Database) -> None:
+    async with toy(database) as made:
+        ask = QueryBill(request_id="r-1", person_id=uuid7(), insurance_year=2001)
+        await made.run(made.arrived(ask), made.arrived(ask))
+
+        assert await made.rows("select count(*) from request") == [(0,)]
+        assert len(await made.said("answer.rejected.v1")) == 2
+
+
 async def test_the_same_request_with_another_body_is_a_conflict(database: Database) -> None:
     async with toy(database) as made:
         who = uuid7()
