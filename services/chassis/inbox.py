@@ -131,9 +131,11 @@ async def remember_requests(
         answer = arrival.answer = tx.answers.get(request)
         if answer is None and request not in tx.deferred and id(arrival.message) not in tx.waiting:
             raise AssertionError(f"{arrival.type} was neither answered nor deferred")
-        if known[request].stored or (isinstance(answer, Rejected) and answer.refusal.retryable):
-            continue  # what may come again under its id is not remembered
+        if known[request].stored:
+            continue
         new.add(request)
+        if isinstance(answer, Rejected) and answer.refusal.retryable:
+            continue
         rows.append(
             (*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key)
         )
