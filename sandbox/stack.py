@@ -11,7 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -25,6 +25,7 @@ from services.chassis.provision import SCHEMAS, provision
 from services.chassis.settings import Kafka as KafkaSettings
 
 DATABASE = "canbao"
+_POSTGRES_PORT = 5432
 SASL, PLAIN = "SASL_PLAINTEXT", "PLAINTEXT"
 Say = Callable[[str], None]
 
@@ -136,8 +137,8 @@ class Servers:
 
     def _start_kafka(self) -> tuple[str, str, str]:
         if address := os.environ.get("CANBAO_KAFKA"):
-            parts = urlsplit(address if "://" in address else f"{PLAIN}://{address}")
-            return address, parts.netloc.rpartition("@")[2], parts.scheme.upper()
+            scheme, _, rest = address.rpartition("://")
+            return address, rest.rpartition("@")[2], scheme.upper() or PLAIN
         self.kafka = Kafka(self._folder, prepare(cache_folder(), self._say), self._ports)
         self.kafka.start()
         return self.kafka.admin, self.kafka.bootstrap, SASL
@@ -145,7 +146,8 @@ class Servers:
     def _start_postgres(self) -> tuple[str, str, int]:
         if address := os.environ.get("CANBAO_DATABASE_URL"):
             parts = urlsplit(address)
-            return address, parts.hostname or LOOPBACK, parts.port or 5432
+            asked = dict(parse_qsl(parts.query))    # a socket's folder stands there; services come over TCP
+            return address, parts.hostname or LOOPBACK, parts.port or int(asked.get("port", _POSTGRES_PORT))
         self.postgres = Postgres(self._folder, self._ports, **(QUICK if self._quick else {}))
         for line in self.postgres.place.said:
             self._say(line)

@@ -132,10 +132,11 @@ class Broker:
             "client.id": "canbao-admin",
         }
         if "://" in address:
-            parts = urlsplit(address)
+            scheme, _, rest = address.partition("://")
+            parts = urlsplit(f"//{rest}")   # a scheme with an underscore is not seen as one
             settings |= {
                 "bootstrap.servers": parts.netloc.rpartition("@")[2],
-                "security.protocol": parts.scheme.upper(),
+                "security.protocol": scheme.upper(),
                 "sasl.mechanism": "SCRAM-SHA-256",
                 "sasl.username": unquote(parts.username or ""),
                 "sasl.password": unquote(parts.password or ""),
