@@ -30,13 +30,15 @@ def run(args: argparse.Namespace) -> int:
     """0: every outcome as planned and every invariant holds. 1: not so. 2: it could not start."""
     if not 1 <= args.citizens <= MOST_CITIZENS:
         return _say(f"--citizens {args.citizens}: expected 1 to {MOST_CITIZENS}")
-    from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 - imported when needed: --help stays instant
+    import uvloop  # noqa: PLC0415 - imported when needed: --help stays instant
+
+    from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 - as above
     from sandbox.kafka_kit import KitTrouble  # noqa: PLC0415 - as above
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 - as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 - as above
 
     try:
-        return asyncio.run(_demo(args))
+        return int(uvloop.run(_demo(args)))
     except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble, NotReadyError) as trouble:
         return _say(str(trouble))
     except KeyboardInterrupt:

@@ -32,7 +32,7 @@ from sandbox.people import REGION
 from sandbox.watch import Watch
 
 YEAR, SCHEME = 2025, "RESIDENT"
-IN_FLIGHT = 1_500  # citizens who act at the same time
+IN_FLIGHT = 4_000  # citizens who act at the same time
 CLOCK_SECONDS = 240.0  # an advance runs the timers of all the time between
 LATE_SECONDS = 3.0  # how late a late callback is
 _BEHAVIOURS = {
