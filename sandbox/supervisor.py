@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,17 @@ async def running(
             await asyncio.to_thread(servers.stop)
 
 
+async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, list[str]]) -> list[str]:
+    """What is waited for; nothing when the event comes first."""
+    wanted, stopped = asyncio.ensure_future(waiting), asyncio.ensure_future(stop.wait())
+    await asyncio.wait({wanted, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if not wanted.done():
+        wanted.cancel()
+        return []
+    return wanted.result()
+
+
 async def _passed(event: asyncio.Event, seconds: float) -> None:
     """Until the event, or the time, whichever is first."""
     with suppress(TimeoutError):
@@ -248,7 +259,7 @@ async def serve(folder: Path) -> int:
     diary.tell("starting")
     try:
         async with running(folder, say=diary.say) as sandbox:
-            for name in await sandbox.ready():
+            for name in await _unless(stop, sandbox.ready()):
                 diary.say(f"{name} does not answer yet: ./canbao logs {name}")
             while not stop.is_set():
                 diary.tell("ready", sandbox.seen())
