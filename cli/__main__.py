@@ -5,6 +5,7 @@
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -65,12 +66,18 @@ def _present() -> list[str]:
 
 
 def _module(verb: str) -> ModuleType:
-    """Verbs import what is heavy inside `run`, so that all of them are at hand in no time."""
+    """Verbs import what is heavy inside `run`, so that their own help is there at once too."""
     return importlib.import_module(f"cli.{verb}")
 
 
+def _help(verb: str) -> str:
+    """The verb's HELP, read and not imported: the overview is shown before anything is installed."""
+    found = re.search(r'^HELP = "(.*)"$', (FOLDER / f"{verb}.py").read_text(encoding="utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
 def _overview() -> str:
-    lines = [f"  {verb:<8} {_module(verb).HELP}" for verb in _present()]
+    lines = [f"  {verb:<8} {_help(verb)}" for verb in _present()]
     return "usage: canbao VERB [arguments]\n\n" + "\n".join(lines) + "\n\ncanbao VERB --help says more.\n"
 
 

@@ -32,9 +32,10 @@ def test_an_answer_that_needs_no_work_is_instant(arguments: tuple[str, ...]) -> 
 
 
 def test_help_names_every_verb() -> None:
-    text = canbao("--help").stdout
+    lines = [line.split() for line in canbao("--help").stdout.splitlines() if line.startswith("  ")]
 
-    assert [line.split()[0] for line in text.splitlines() if line.startswith("  ")] == PRESENT
+    assert [words[0] for words in lines] == PRESENT
+    assert all(len(words) > 1 for words in lines), "each says what it does"
 
 
 @pytest.mark.parametrize(
@@ -57,15 +58,9 @@ def test_wrong_input_is_one_line_and_exit_code_2(arguments: tuple[str, ...]) -> 
     assert not done.stdout
 
 
-@pytest.mark.parametrize("verb", PRESENT)
-def test_a_verb_is_looked_up_with_the_standard_library_alone(verb: str) -> None:
-    """The overview is shown before anything is installed."""
+def test_the_overview_is_shown_before_anything_is_installed() -> None:
     done = subprocess.run(
-        [sys.executable, "-S", "-c", f"import cli.{verb}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-S", "-m", "cli", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 0, done.stderr
