@@ -1,11 +1,11 @@
-"""Is every message that went out, or came in, accounted for? Topics, offsets, outboxes and inboxes are compared.
+"""Is every message that went out, or came in, accounted for? Topics and offsets against outboxes and inboxes.
 
-Bounded: the newest rows of each outbox and the newest records of each topic. What is older was looked at before.
+Bounded: the newest rows of each outbox and the newest records of each topic; the older were looked at before.
 """
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -17,7 +17,7 @@ from msgspec.json import decode
 from contracts.message import CONTRACTS
 from contracts.partners import PARTNERS
 from contracts.topics import OPERATED, PARTITIONS, TOPICS
-from sandbox.partner import read_topics
+from sandbox.partner import kafka_options
 from sandbox.stack import Stack
 from services.billing.handlers import on as billing
 from services.chassis.ids import millis
@@ -35,6 +35,10 @@ OUTBOX_DAYS = 30  # older rows may be gone, older records may be
 LATE_SECONDS = 60  # a row may wait so long for a broker that answers
 _SERVICES = {s.service: s for s in (enrollment, billing, payment, notify, console)}
 _OWNER_OF_PARTNER_TOPIC = {partner.topic: partner.code for partner in PARTNERS.values()}
+_INBOX = "select ce_id::text from {s}.inbox where ce_id = any($1::uuid[])"
+_OUTBOX = "select ce_id::text from {s}.outbox where ce_id = any($1::uuid[])"
+_REMEMBERED = "select request_id from {s}.request where request_id = any($1)"
+_ANSWERED = "select subject from {s}.outbox where subject = any($1) and type like 'answer.%'"
 Place = tuple[str, int]
 
 
@@ -70,8 +74,8 @@ class Row(NamedTuple):
 class Look(NamedTuple):
     """What was read, in the order that makes the comparisons fair.
 
-    Rows before records: what was sent is there. Records before progress, progress before inboxes: what is counted as
-    done has its row.
+    Rows before records: what was sent is there. Records before progress, progress before inboxes: what counts
+    as done has its row.
     """
 
     late: list[str]
@@ -93,11 +97,11 @@ async def look(stack: Stack, db: asyncpg.Connection) -> Look:
     done, parked = {}, {}
     for service in OPERATED:
         ids = [r.ce_id for r in records if r.ce_id and not TOPICS[r.topic].inbound]
-        done[service] = await _ids(db, f"select ce_id::text from {service}.inbox where ce_id = any($1::uuid[])", ids)
+        done[service] = await _ids(db, _INBOX.format(s=service), ids)
         parked[service] = await _ids(
             db,
-            f"select event_id::text from {service}.parked where event_id = any($1::uuid[])"
-            f' union all select topic || \'/\' || partition || \'/\' || "offset" from {service}.parked'
+            f"select event_id::text from {service}.parked where event_id = any($1::uuid[])"  # noqa: S608 - names of ours
+            f" union all select topic || '/' || partition || '/' || \"offset\" from {service}.parked"
             ' where "offset" is not null',
             ids,
         )
@@ -132,8 +136,12 @@ async def unaccounted(look: Look, db: asyncpg.Connection) -> list[str]:
         for service, record in _consumed_facts(look)
         if not _is_done(look, service, record) and not _is_parked(look, service, record)
     ]
-    asked = [(record, service) for record in look.records if TOPICS[record.topic].inbound
-             if _is_consumed(look, record, service := _judge(record))]
+    asked = [
+        (record, service)
+        for record in look.records
+        if TOPICS[record.topic].inbound
+        if _is_consumed(look, record, service := _judge(record))
+    ]
     return wrong + await _unanswered(look, asked, db)
 
 
@@ -144,7 +152,9 @@ def overrun(look: Look) -> list[str]:
         done = look.progress.get((service, lane, topic, part))
         if offset > 0 and (done is None or offset > done + 1):
             until = "nothing" if done is None else f"offset {done}"
-            wrong.append(f"{service}-{lane} committed {offset} of {topic}/{part}, its database has done {until}")
+            wrong.append(
+                f"{service}-{lane} committed {offset} of {topic}/{part}, its database has done {until}"
+            )
     return wrong
 
 
@@ -161,9 +171,12 @@ async def unknown(look: Look, db: asyncpg.Connection) -> list[str]:
             if reader == service:
                 people[record.key] = max(people.get(record.key, 0), record.sequence)
         rows = await db.fetch(
-            f"select id::text from unnest($1::uuid[], $2::int[]) u(id, sequence)"
-            f" where not exists (select from {service}.{table} t where t.person_id = u.id and t.sequence >= u.sequence)",
-            list(people), list(people.values()))
+            f"select id::text from unnest($1::uuid[], $2::int[]) u(id, sequence)"  # noqa: S608 - names of ours
+            f" where not exists (select from {service}.{table} t"
+            " where t.person_id = u.id and t.sequence >= u.sequence)",
+            list(people),
+            list(people.values()),
+        )
         wrong += [f"{service} keeps an older version of person {row[0]} than it has read" for row in rows]
     return wrong
 
@@ -172,10 +185,13 @@ async def _late(db: asyncpg.Connection) -> list[str]:
     wrong = []
     for service in OPERATED:
         count, oldest = await db.fetchrow(
-            "select count(*), coalesce(max(extract(epoch from now() - at)), 0)::int"  # noqa: S608 -- a name of ours
-            f" from {service}.unsent where at < now() - interval '{LATE_SECONDS} s'")
+            "select count(*), coalesce(max(extract(epoch from now() - at)), 0)::int"  # noqa: S608 - names of ours
+            f" from {service}.unsent where at < now() - interval '{LATE_SECONDS} s'"
+        )
         if count:
-            wrong.append(f"{service} has {count} batches in its outbox that wait to be sent, the oldest for {oldest} s")
+            wrong.append(
+                f"{service} has {count} batches in its outbox that wait to be sent, the oldest for {oldest} s"
+            )
     return wrong
 
 
@@ -183,9 +199,10 @@ async def _newest_rows(db: asyncpg.Connection) -> list[Row]:
     rows = []
     for service in OPERATED:
         found = await db.fetch(
-            "select ce_id::text, topic, part, (extract(epoch from at) * 1000)::bigint from"  # noqa: S608 -- a name of ours
+            "select ce_id::text, topic, part, (extract(epoch from at) * 1000)::bigint from"  # noqa: S608 - names of ours
             f" (select * from {service}.outbox order by batch_id desc limit {NEWEST_ROWS}) newest"
-            f" where not exists (select from {service}.unsent u where u.batch_id = newest.batch_id)")
+            f" where not exists (select from {service}.unsent u where u.batch_id = newest.batch_id)"
+        )
         rows += [Row(service, *record) for record in found]
     return rows
 
@@ -195,31 +212,35 @@ async def _newest_records(stack: Stack, rows: Iterable[Row]) -> list[Record]:
     since: dict[str, int] = {}
     for row in rows:
         since[row.topic] = min(since.get(row.topic, row.at_ms), row.at_ms)
-    consumer = await read_topics(stack.kafka("auditor"), TOPICS, from_start=False)
+    parts = [TopicPartition(topic, part) for topic in TOPICS for part in range(PARTITIONS)]
+    consumer = AIOKafkaConsumer(
+        **kafka_options(stack.kafka("auditor")), enable_auto_commit=False, fetch_max_wait_ms=10
+    )
+    await consumer.start()
     try:
-        parts = [TopicPartition(topic, part) for topic in TOPICS for part in range(PARTITIONS)]
+        consumer.assign(parts)  # all topics at once; asked for one by one they cost 0.1 s each
         begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
-        by_time = await consumer.offsets_for_times({p: since[p.topic] - MARGIN_MS for p in parts if p.topic in since})
-        for part in parts:
+        by_time = await consumer.offsets_for_times(
+            {p: since[p.topic] - MARGIN_MS for p in parts if p.topic in since}
+        )
+        ends = {part: end for part, end in ends.items() if end > begins[part]}
+        consumer.assign(list(ends))
+        for part in ends:
             start = max(begins[part], ends[part] - NEWEST_RECORDS)
             if by_time.get(part) is not None:
                 start = min(start, by_time[part].offset)
             consumer.seek(part, start)
-        return await _read(consumer, {part: end for part, end in ends.items() if end > begins[part]})
+        return await _read(consumer, ends)
     finally:
         await consumer.stop()
 
 
 async def _read(consumer: AIOKafkaConsumer, ends: dict[TopicPartition, int]) -> list[Record]:
     found: list[Record] = []
-    consumer.pause(*(part for part in consumer.assignment() if part not in ends))
     async with asyncio.timeout(60):
-        while ends:
+        while not all([await consumer.position(part) >= end for part, end in ends.items()]):
             for part, records in (await consumer.getmany(timeout_ms=100)).items():
-                found += [_record(r) for r in records if r.offset < ends.get(part, 0)]
-            for part in [part for part, end in ends.items() if await consumer.position(part) >= end]:
-                consumer.pause(part)
-                del ends[part]
+                found += [_record(r) for r in records if r.offset < ends[part]]
     return found
 
 
@@ -227,9 +248,16 @@ def _record(r: Any) -> Record:
     head = {name: (value or b"").decode("utf-8", "replace") for name, value in r.headers}
     ce_id, sequence = head.get("ce_id", ""), head.get("ce_sequence", "")
     return Record(
-        r.topic, r.partition, r.offset, r.timestamp, ce_id if _is_ours(ce_id) else "", head.get("ce_type", ""),
-        int(sequence) if sequence.isdigit() else 0, (r.key or b"").decode("utf-8", "replace"),
-        (r.value or b"") if TOPICS[r.topic].inbound else b"")
+        r.topic,
+        r.partition,
+        r.offset,
+        r.timestamp,
+        ce_id if _is_ours(ce_id) else "",
+        head.get("ce_type", ""),
+        int(sequence) if sequence.isdigit() else 0,
+        (r.key or b"").decode("utf-8", "replace"),
+        (r.value or b"") if TOPICS[r.topic].inbound else b"",
+    )
 
 
 def _is_ours(ce_id: str) -> bool:
@@ -240,14 +268,16 @@ def _is_ours(ce_id: str) -> bool:
 
 
 def _committed(stack: Stack) -> dict[tuple[str, str, str, int], int]:
-    """What the broker was told, by service, lane, topic and partition. A group nobody has used has nothing."""
+    """What the broker was told, by service, lane, topic and partition; nothing of an unused group."""
     admin = Broker(stack.kafka_admin).admin
     found = {}
     for service in OPERATED:
         for lane in (*LANES, "operators"):
             group = f"{service}-{lane}"
             try:
-                told = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[group].result()
+                told = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)])[
+                    group
+                ].result()
             except KafkaException:
                 continue
             for part in told.topic_partitions:
@@ -258,7 +288,7 @@ def _committed(stack: Stack) -> dict[tuple[str, str, str, int], int]:
 async def _progress(db: asyncpg.Connection) -> dict[tuple[str, str, str, int], int]:
     found = {}
     for service in OPERATED:
-        for row in await db.fetch(f'select lane, topic, partition, "offset" from {service}.progress'):
+        for row in await db.fetch(f'select lane, topic, partition, "offset" from {service}.progress'):  # noqa: S608 - names of ours
             found[service, row[0], row[1], row[2]] = row[3]
     return found
 
@@ -276,7 +306,7 @@ async def _forged(strange: list[Record], db: asyncpg.Connection) -> list[str]:
                 wanted[service].add(record.ce_id)
     known: set[str] = set()
     for service, ids in wanted.items():
-        known |= await _ids(db, f"select ce_id::text from {service}.outbox where ce_id = any($1::uuid[])", list(ids))
+        known |= await _ids(db, _OUTBOX.format(s=service), list(ids))
     newest = max((record.at_ms for record in strange), default=0)
     return [
         f"{record.place} ({record.type or 'no type'}) stands in no outbox"
@@ -294,7 +324,9 @@ def _consumed_facts(look: Look, *, compacted: bool = False) -> Iterable[tuple[st
             subscription = on.by_type.get(record.type)
             if subscription is None or subscription.contract is None:
                 continue
-            if record.offset <= look.progress.get((service, subscription.lane, record.topic, record.part), -1):
+            if record.offset <= look.progress.get(
+                (service, subscription.lane, record.topic, record.part), -1
+            ):
                 yield service, record
 
 
@@ -332,17 +364,22 @@ def _body(record: Record) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-async def _unanswered(look: Look, asked: list[tuple[Record, tuple[str, str]]], db: asyncpg.Connection) -> list[str]:
-    """Partners' records that are neither parked nor known as a request nor answered without being remembered."""
+async def _unanswered(
+    look: Look, asked: list[tuple[Record, tuple[str, str]]], db: asyncpg.Connection
+) -> list[str]:
+    """Partners' records that are neither parked, nor known as a request, nor answered without being kept."""
     left: list[tuple[Record, str]] = []
     for record, _ in asked:
         if not any(record.place in look.parked[service] for service in OPERATED):
             left.append((record, str(_body(record).get("request_id", ""))))
-    remembered: Callable[[str], str] = lambda s: f"select request_id from {s}.request where request_id = any($1)"  # noqa: E731
-    answered: Callable[[str], str] = lambda s: f"select subject from {s}.outbox where subject = any($1) and type like 'answer.%'"  # noqa: E731
-    for question in (remembered, answered):
+    for question in (_REMEMBERED, _ANSWERED):
         for service in OPERATED:
             if left:
-                known = await _ids(db, question(service), sorted({request_id for _, request_id in left}))
+                known = await _ids(
+                    db, question.format(s=service), sorted({request_id for _, request_id in left})
+                )
                 left = [(record, request_id) for record, request_id in left if request_id not in known]
-    return [f"{record.place} ({record.type or 'no type'}) was consumed and neither answered nor parked" for record, _ in left]
+    return [
+        f"{record.place} ({record.type or 'no type'}) was consumed and neither answered nor parked"
+        for record, _ in left
+    ]

@@ -1,8 +1,7 @@
-"""What must always be true of the data, and by which query is that seen? One row each; reliability.md §3 has the numbers.
+"""What must always be true of the data, and by which query is that seen? Their numbers are for ever.
 
-A query returns the rows that break the invariant, at most MOST of them, each as one text without personal data. It runs
-as the auditor, who sees every schema. `quiet`: true only once the services have caught up, so that a row counts when
-it is still there a few seconds later.
+A query returns what breaks the invariant, each row one text without personal data. It runs as the auditor,
+who sees every schema. Those about messages and offsets (I12, I14, I15, I20) stand in conservation.py.
 """
 
 from msgspec import Struct
@@ -13,7 +12,8 @@ NEWEST = 20_000
 
 
 class Invariant(Struct, frozen=True, kw_only=True):
-    """id: as in reliability.md. says: what holds. todo: what to do when it does not. sql: finds what breaks it."""
+    """says: what holds. todo: what to do when it does not. sql: finds what breaks it. quiet: true only once
+    the services have caught up, so that a row counts when it is still there a few seconds later."""
 
     id: str
     says: str
@@ -25,29 +25,30 @@ class Invariant(Struct, frozen=True, kw_only=True):
 def _newest(service: str, types: str) -> str:
     """The newest facts of a service of these types, as a table expression."""
     return (
-        f"(select * from (select batch_id, type, ce_id, subject, key, payload, at from {service}.outbox"
+        f"(select * from (select batch_id, type, ce_id, subject, key, payload, at from {service}.outbox"  # noqa: S608 - names of ours
         f" order by batch_id desc limit {NEWEST}) newest where type in ({types}))"
     )
 
 
 def _set_aside(service: str) -> str:
     """Event ids that a service keeps parked: not handled yet, or handled and waiting for their ground."""
-    return f"(select event_id from {service}.parked where event_id is not null)"
+    return f"(select event_id from {service}.parked where event_id is not null)"  # noqa: S608 - names of ours
 
 
 _MONEY = (
     "stop payouts; compare the receipts with the channel's file; corrections are new entries, never edits"
 )
 _BOOKS = """
-select 'receipts ' || receipts || ' = settled ' || settled || ' + suspense ' || suspense || '; books: cleared ' || cleared
-       || ', premiums ' || premiums || ', suspense ' || suspended
+select 'receipts ' || receipts || ' = settled ' || settled || ' + suspense ' || suspense
+       || '; books: cleared ' || cleared || ', premiums ' || premiums || ', suspense ' || suspended
 from (select coalesce(sum(amount_fen), 0) as receipts from payment.receipt) r,
      (select coalesce(sum(amount_fen), 0) as settled from payment.order_item where status = 'SETTLED') i,
      (select coalesce(sum(amount_fen), 0) as suspense from payment.funds) f,
      (select coalesce(sum(amount_fen) filter (where account = 1002), 0) as cleared,
              coalesce(-sum(amount_fen) filter (where account = 2202), 0) as premiums,
              coalesce(-sum(amount_fen) filter (where account = 2203), 0) as suspended from payment.ledger) l
-where receipts <> settled + suspense or cleared <> receipts or premiums <> settled or suspended <> suspense"""
+where receipts <> settled + suspense or cleared <> receipts or premiums <> settled
+or suspended <> suspense"""
 
 _CREDITED = """
 select 'receipt ' || channel_code || ' ' || channel_ref || ' stands ' || count(*) || ' times'
@@ -58,27 +59,32 @@ group by channel_code, channel_ref having count(*) > 1
 union all
 select 'order ' || order_id || ': took ' || coalesce(r.taken, 0) || ', credited ' || coalesce(l.credited, 0)
 from (select order_id, sum(amount_fen) as taken from payment.receipt where order_id is not null group by 1) r
-full join (select order_id, sum(amount_fen) as credited from payment.ledger where account = 1002 and order_id is not null group by 1) l
+full join (select order_id, sum(amount_fen) as credited from payment.ledger
+           where account = 1002 and order_id is not null group by 1) l
 using (order_id) where coalesce(r.taken, 0) <> coalesce(l.credited, 0)"""
 
 _SETTLED_ONCE = """
 select 'obligation ' || o.obligation_id || ' is settled, applied payments: ' || count(i.order_id)
-from payment.obligation o left join payment.order_item i on i.obligation_id = o.obligation_id and i.status = 'SETTLED'
+from payment.obligation o
+left join payment.order_item i on i.obligation_id = o.obligation_id and i.status = 'SETTLED'
 where o.status = 'SETTLED' group by o.obligation_id, o.order_id, o.version, o.due_fen
 having count(i.order_id) <> 1 or min(i.order_id::text) <> o.order_id::text
     or bool_or(i.version = o.version and i.amount_fen <> o.due_fen)
 union all
 select 'order ' || i.order_id || ' paid ' || i.obligation_id || ', which is not settled'
 from payment.order_item i where i.status = 'SETTLED'
-and not exists (select from payment.obligation o where o.obligation_id = i.obligation_id and o.status = 'SETTLED')
+and not exists (
+    select from payment.obligation o where o.obligation_id = i.obligation_id and o.status = 'SETTLED')
 union all
 select 'bill ' || b.obligation_id || '/' || b.version || ' is settled without a payment of its amount'
 from billing.bill b where b.status = 'SETTLED'
-and not exists (select from payment.order_item i where i.obligation_id = b.obligation_id and i.order_id = b.order_id
-                and i.version = b.version and i.status = 'SETTLED' and i.amount_fen = b.due_fen)"""
+and not exists (
+    select from payment.order_item i where i.obligation_id = b.obligation_id and i.order_id = b.order_id
+    and i.version = b.version and i.status = 'SETTLED' and i.amount_fen = b.due_fen)"""
 
 _GOES_BACK = """
-select 'funds of ' || channel_code || ' ' || channel_ref || ': ' || sum(f.amount_fen) || ' of ' || coalesce(min(r.amount_fen), 0)
+select 'funds of ' || channel_code || ' ' || channel_ref || ': '
+       || sum(f.amount_fen) || ' of ' || coalesce(min(r.amount_fen), 0)
 from payment.funds f left join payment.receipt r using (channel_code, channel_ref)
 group by channel_code, channel_ref having sum(f.amount_fen) > coalesce(min(r.amount_fen), 0)
 union all
@@ -88,39 +94,46 @@ _AMOUNTS = f"""
 select 'bill ' || obligation_id || '/' || version || ': due ' || due_fen || ', subsidy ' || subsidy_fen
 from billing.bill where due_fen < 0 or subsidy_fen < 0
 union all
-select 'bills of policy ' || policy || ' differ in premium: ' || min(due_fen + subsidy_fen) || ' to ' || max(due_fen + subsidy_fen)
+select 'bills of policy ' || policy || ' differ in premium: '
+       || min(due_fen + subsidy_fen) || ' to ' || max(due_fen + subsidy_fen)
 from billing.bill group by policy having min(due_fen + subsidy_fen) <> max(due_fen + subsidy_fen)
 union all
-select 'order item ' || order_id || '/' || item || ': ' || amount_fen from payment.order_item where amount_fen <= 0
+select 'order item ' || order_id || '/' || item || ': ' || amount_fen
+from payment.order_item where amount_fen <= 0
 union all
-select 'receipt ' || channel_code || ' ' || channel_ref || ': ' || amount_fen from payment.receipt where amount_fen <= 0
+select 'receipt ' || channel_code || ' ' || channel_ref || ': ' || amount_fen
+from payment.receipt where amount_fen <= 0
 union all
 select 'funds ' || funds_id || ': ' || amount_fen from payment.funds where amount_fen <= 0
 union all
 select 'event ' || ce_id || ' says ' || coalesce(fen, 'nothing') from (
     select ce_id, convert_from(payload, 'UTF8')::jsonb ->> 'amount_fen' as fen
-    from {_newest("payment", "'payment.payment_settled.v1', 'payment.funds_unmatched.v1'")} p order by batch_id desc limit 1000
-    ) said where fen is null or fen !~ '^[1-9][0-9]*$'
+    from {_newest("payment", "'payment.payment_settled.v1', 'payment.funds_unmatched.v1'")} p
+    order by batch_id desc limit 1000) said where fen is null or fen !~ '^[1-9][0-9]*$'
 union all
 select 'event ' || ce_id || ' says ' || coalesce(fen, 'nothing') from (
     select ce_id, convert_from(payload, 'UTF8')::jsonb ->> 'due_fen' as fen
-    from {_newest("billing", "'billing.bill_issued.v1'")} b order by batch_id desc limit 1000
-    ) said where fen is null or fen !~ '^[1-9][0-9]*$'"""
+    from {_newest("billing", "'billing.bill_issued.v1'")} b
+    order by batch_id desc limit 1000) said
+where fen is null or fen !~ '^[1-9][0-9]*$'"""  # noqa: S608 - names of ours
 
 _ONE_COVER = """
 select 'person ' || person_id || ' is covered ' || count(*) || ' times in ' || insurance_year
-from enrollment.coverage where status = 'ACTIVE' group by person_id, scheme, insurance_year having count(*) > 1
+from enrollment.coverage where status = 'ACTIVE'
+group by person_id, scheme, insurance_year having count(*) > 1
 union all
 select 'enrollment.person has no unique index on its blind index: one identity may have two accounts'
 where not exists (
     select from pg_index x join pg_attribute a on a.attrelid = x.indrelid and a.attnum = any(x.indkey)
-    where x.indrelid = 'enrollment.person'::regclass and a.attname = 'identity_index' and x.indisunique and x.indisvalid
-    and x.indnatts = 1 and x.indpred is null)"""
+    where x.indrelid = 'enrollment.person'::regclass and a.attname = 'identity_index'
+    and x.indisunique and x.indisvalid and x.indnatts = 1 and x.indpred is null)"""
 
 _COVER_HAS_GROUND = """
 select 'coverage ' || c.enrollment_id || ' is ' || c.status || ' without a settled or waived bill'
 from enrollment.coverage c where c.status in ('WAITING', 'ACTIVE')
-and not exists (select from billing.bill b where b.enrollment_id = c.enrollment_id and b.status in ('SETTLED', 'WAIVED'))"""
+and not exists (
+    select from billing.bill b
+    where b.enrollment_id = c.enrollment_id and b.status in ('SETTLED', 'WAIVED'))"""
 
 _BILLED = "exists (select from billing.bill b where b.enrollment_id = f.subject::uuid)"
 _OWED = "exists (select from payment.obligation o where o.obligation_id = f.subject::uuid)"
@@ -131,7 +144,8 @@ def _effects(reader: str, facts: str, effect: str) -> str:
     """Facts whose inbox row and whose effect do not go together; what is set aside has neither, or waits."""
     inbox = f"exists (select from {reader}.inbox i where i.ce_id = f.ce_id)"
     return (
-        f"select '{reader}: ' || f.type || ' ' || f.ce_id || case when {inbox} then ' is in the inbox, its effect is not there'"
+        f"select '{reader}: ' || f.type || ' ' || f.ce_id"  # noqa: S608 - names of ours
+        f" || case when {inbox} then ' is in the inbox, its effect is not there'"
         f" else ' has an effect and no inbox row' end from {facts} f"
         f" where {inbox} <> {effect} and f.ce_id not in {_set_aside(reader)}"
     )
@@ -147,13 +161,16 @@ _INBOX = " union all ".join(
 
 _SAME_EVERYWHERE = """
 select 'obligation ' || coalesce(p.obligation_id, b.obligation_id)
-       || case when b.obligation_id is null then ' is paid, its bill is not settled' else ' has a settled bill and no payment' end
+       || case when b.obligation_id is null then ' is paid, its bill is not settled'
+          else ' has a settled bill and no payment' end
 from (select obligation_id from payment.order_item where status = 'SETTLED') p
 full join (select obligation_id from billing.bill where status = 'SETTLED') b using (obligation_id)
 where p.obligation_id is null or b.obligation_id is null
 union all
-select 'enrollment ' || e.enrollment_id || ' is approved and paid, its coverage is ' || coalesce(c.status, 'missing')
-from enrollment.enrollment e join billing.bill b on b.enrollment_id = e.enrollment_id and b.status in ('SETTLED', 'WAIVED')
+select 'enrollment ' || e.enrollment_id || ' is approved and paid, its coverage is '
+       || coalesce(c.status, 'missing')
+from enrollment.enrollment e
+join billing.bill b on b.enrollment_id = e.enrollment_id and b.status in ('SETTLED', 'WAIVED')
 left join enrollment.coverage c on c.enrollment_id = e.enrollment_id
 where e.status = 'APPROVED' and coalesce(c.status, '') not in ('WAITING', 'ACTIVE')"""
 
@@ -162,8 +179,8 @@ INVARIANTS: tuple[Invariant, ...] = (
         id="I1",
         says="ledger entries add up to 0, each and all",
         todo=_MONEY,
-        sql="select 'entry ' || entry_id || ': ' || sum(amount_fen) || ' fen in ' || count(*) || ' legs' from payment.ledger"
-        " group by entry_id having sum(amount_fen) <> 0 or count(*) < 2",
+        sql="select 'entry ' || entry_id || ': ' || sum(amount_fen) || ' fen in ' || count(*) || ' legs'"
+        " from payment.ledger group by entry_id having sum(amount_fen) <> 0 or count(*) < 2",
     ),
     Invariant(
         id="I2", says="money received = settled + suspense, in rows and in the books", todo=_MONEY, sql=_BOOKS
@@ -200,7 +217,7 @@ INVARIANTS: tuple[Invariant, ...] = (
         id="I13",
         says="what is in an inbox has had its effect, and nothing else has",
         sql=_INBOX,
-        todo="the service wrote outside its transaction: halt it, compare its rows with the fact, then redrive",
+        todo="the service wrote outside its transaction: halt it, compare rows and fact, then redrive",
     ),
     Invariant(
         id="I16",

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument(
         "id",
-        help="of a person, enrollment, journey, bill (obligation or obligation/version), order, event, request;"
+        help="of a person, enrollment, journey, bill (obligation or obligation/version), order, event,"
+        " request;"
         " or a channel's transaction number",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
@@ -34,10 +35,10 @@ def run(args: argparse.Namespace) -> int:
         return _say(f"{args.id[:40]!r} is no id: expected 1 to 100 visible ASCII characters", 2)
     if _PERSONAL.fullmatch(args.id):
         return _say("ID numbers and phones are stored sealed and find nobody; give an id of ours", 2)
-    import asyncpg  # noqa: PLC0415 - imported when needed: --help stays instant
+    import asyncpg  # noqa: PLC0415 - --help stays instant
 
-    from cli.timeline import find  # noqa: PLC0415 - as above
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
+    from cli.timeline import find  # noqa: PLC0415 - --help stays instant
+    from sandbox.stack import Stack  # noqa: PLC0415 - --help stays instant
 
     try:
         found = asyncio.run(find(Stack.recall(STACK_FOLDER), args.id))
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if found is None:
         return _say(f"no service knows {args.id}", 1)
     if args.json:
-        from msgspec.json import encode  # noqa: PLC0415 - as above
+        from msgspec.json import encode  # noqa: PLC0415 - --help stays instant
 
         sys.stdout.write(encode(found).decode() + "\n")
     else:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(found: "Timeline") -> None:
     """The timeline as tables on standard output."""
-    from rich.console import Console  # noqa: PLC0415 - as above
+    from rich.console import Console  # noqa: PLC0415 - --help stays instant
 
     console = Console(highlight=False)
     if not console.is_terminal:
@@ -69,13 +70,14 @@ def show(found: "Timeline") -> None:
 
 def tables(found: "Timeline") -> list[Any]:
     """How everything stands, and what led there; to be printed by rich."""
-    from rich.markup import escape  # noqa: PLC0415 - as above
-    from rich.table import Table  # noqa: PLC0415 - as above
+    from rich.markup import escape  # noqa: PLC0415 - --help stays instant
+    from rich.table import Table  # noqa: PLC0415 - --help stays instant
 
-    from services.console.rules import instant  # noqa: PLC0415 - as above
+    from services.console.rules import instant  # noqa: PLC0415 - --help stays instant
 
     names = "、".join(found.names_masked) or "?"
-    head = f"[bold]{escape(names)}[/]  {found.kind} {escape(found.id)}  journeys {', '.join(found.journeys) or '–'}"
+    journeys = ", ".join(found.journeys) or "–"
+    head = f"[bold]{escape(names)}[/]  {found.kind} {escape(found.id)}  journeys {journeys}"
     now = Table(title="现状 state", title_justify="left", box=None, padding=(0, 2, 0, 0))
     for column in ("服务", "对象", "状态", "内容", "编号"):
         now.add_column(column, no_wrap=column != "内容")

@@ -1,4 +1,4 @@
-"""`canbao verify`: does what must always be true hold now? One line an invariant, with what to do where it does not."""
+"""`canbao verify`: does what must always be true hold now? A line each, with what to do where not."""
 
 import argparse
 import asyncio
@@ -24,7 +24,7 @@ SHOWN = 3
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """One invariant. rows: how many break it (at most a few are counted). what: what holds, or what breaks it and
+    """One invariant. rows: how many break it, counted up to a bound. what: what holds, or what breaks it and
     what to do."""
 
     id: str
@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: all hold. 1: one does not. 2: they can't be checked."""
-    from sandbox.stack import Stack  # noqa: PLC0415 - imported when needed: --help stays instant
+    from sandbox.stack import Stack  # noqa: PLC0415 - --help stays instant
 
     try:
         results = asyncio.run(check(Stack.recall(STACK_FOLDER)))
@@ -50,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
     except _unreachable() as error:
         return _say(f"can't check: {type(error).__name__}: {error} (./canbao status)")
     if args.json:
-        sys.stdout.write(json.dumps([{"id": r.id, "ok": r.ok, "rows": r.rows, "ms": r.ms} for r in results]) + "\n")
+        sys.stdout.write(
+            json.dumps([{"id": r.id, "ok": r.ok, "rows": r.rows, "ms": r.ms} for r in results]) + "\n"
+        )
     else:
         for result in results:
             sys.stdout.write(f"{'✓' if result.ok else '✗'} {result.id:<4}{result.ms:>6} ms  {result.what}\n")
@@ -62,9 +64,9 @@ async def check(stack: "Stack") -> list[Result]:
 
     OSError, asyncpg.PostgresError, KafkaError, KafkaException, TimeoutError: a server is not there.
     """
-    import asyncpg  # noqa: PLC0415 - as above
+    import asyncpg  # noqa: PLC0415 - --help stays instant
 
-    from cli.invariants import INVARIANTS  # noqa: PLC0415 - as above
+    from cli.invariants import INVARIANTS  # noqa: PLC0415 - --help stays instant
 
     db = await asyncpg.connect(stack.database_url("auditor"), ssl="disable", timeout=5)
     try:
@@ -76,7 +78,7 @@ async def check(stack: "Stack") -> list[Result]:
 
 
 async def _asked(db: "asyncpg.Connection", invariant: "Invariant") -> Result:
-    """By its query. What need only hold when all is quiet is asked again while the same rows may still go away."""
+    """By its query. What holds only when all is quiet is asked again while its rows may still go away."""
     began = time.monotonic()
     wrong = await _rows(db, invariant)
     while wrong and invariant.quiet and time.monotonic() - began < PATIENCE_SECONDS:
@@ -87,14 +89,14 @@ async def _asked(db: "asyncpg.Connection", invariant: "Invariant") -> Result:
 
 
 async def _rows(db: "asyncpg.Connection", invariant: "Invariant") -> list[str]:
-    from cli.invariants import MOST  # noqa: PLC0415 - as above
+    from cli.invariants import MOST  # noqa: PLC0415 - --help stays instant
 
-    return [row[0] for row in await db.fetch(f"select * from ({invariant.sql}) broken limit {MOST}")]  # noqa: S608
+    return [row[0] for row in await db.fetch(f"select * from ({invariant.sql}) broken limit {MOST}")]  # noqa: S608 - names of ours
 
 
 async def _messages(stack: "Stack", db: "asyncpg.Connection") -> list[Result]:
     """By comparing topics, offsets, outboxes and inboxes, all read once."""
-    from cli import conservation  # noqa: PLC0415 - as above
+    from cli import conservation  # noqa: PLC0415 - --help stays instant
 
     began = time.monotonic()
     seen = await conservation.look(stack, db)
@@ -103,17 +105,30 @@ async def _messages(stack: "Stack", db: "asyncpg.Connection") -> list[Result]:
         return conservation.overrun(seen)
 
     checks: Iterable[tuple[str, str, str, Callable[[], Awaitable[list[str]]]]] = (
-        ("I12", "what was said is on its topic within a minute, and nothing else is",
-         "lost: republish from the outbox; strange: somebody else writes the topic, see canbao topics plan",
-         lambda: conservation.lost_or_forged(seen, db)),
-        ("I14", "what was consumed is done, answered or parked",
-         "the record can be read again by its place: canbao tail TOPIC --from OFFSET; then replay it",
-         lambda: conservation.unaccounted(seen, db)),
-        ("I15", "no offset is committed before its work is",
-         "restart the service: it goes back to what its database has done", overrun),
-        ("I20", "records that come again are known and change nothing",
-         "do not replay this topic; the inbox has lost ids that its retention should keep",
-         lambda: conservation.unknown(seen, db)),
+        (
+            "I12",
+            "what was said is on its topic within a minute, and nothing else is",
+            "lost: republish from the outbox; strange: somebody else writes there, see canbao topics plan",
+            lambda: conservation.lost_or_forged(seen, db),
+        ),
+        (
+            "I14",
+            "what was consumed is done, answered or parked",
+            "the record can be read again by its place: canbao tail TOPIC --from OFFSET; then replay it",
+            lambda: conservation.unaccounted(seen, db),
+        ),
+        (
+            "I15",
+            "no offset is committed before its work is",
+            "restart the service: it goes back to what its database has done",
+            overrun,
+        ),
+        (
+            "I20",
+            "records that come again are known and change nothing",
+            "do not replay this topic; the inbox has lost ids that its retention should keep",
+            lambda: conservation.unknown(seen, db),
+        ),
     )
     results = []
     for id, says, todo, ask in checks:
@@ -127,13 +142,15 @@ def _result(id: str, says: str, todo: str, wrong: list[str], began: float) -> Re
     if wrong:
         more = f" … and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         what = f"{says}: NOT SO: {'; '.join(wrong[:SHOWN])}{more}. Do: {todo}"
-    return Result(id=id, ok=not wrong, rows=len(wrong), ms=round((time.monotonic() - began) * 1000), what=what)
+    return Result(
+        id=id, ok=not wrong, rows=len(wrong), ms=round((time.monotonic() - began) * 1000), what=what
+    )
 
 
 def _unreachable() -> tuple[type[BaseException], ...]:
-    import asyncpg  # noqa: PLC0415 - as above
-    from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
-    from confluent_kafka import KafkaException  # noqa: PLC0415 - as above
+    import asyncpg  # noqa: PLC0415 - --help stays instant
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 - --help stays instant
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - --help stays instant
 
     return OSError, TimeoutError, KafkaError, KafkaException, asyncpg.PostgresError, asyncpg.InterfaceError
 
