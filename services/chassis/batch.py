@@ -12,7 +12,7 @@ from contracts.reasons import Reason
 from services.chassis import parking
 from services.chassis.arrival import Arrival, RequestKey, Unreadable
 from services.chassis.attempt import Attempt, Grown, Positions, Wake, committing
-from services.chassis.database import AGAIN, is_passing
+from services.chassis.database import AGAIN, is_broken, is_passing
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import SomeSeen, refuse
 from services.chassis.keys import Keyring
@@ -59,6 +59,37 @@ class Engine:
             log.warning("batch_failed", messages=len(arrivals), error=_text(error))
         await self._halves(db, list(arrivals))
         await self._attempt(db, [], unreadable=unreadable, progress=progress)
+
+    async def run_apart(
+        self,
+        db: asyncpg.Connection,
+        arrivals: Sequence[Arrival],
+        unreadable: Sequence[Unreadable],
+        positions: Positions,
+        lane: str,
+        *,
+        seconds: float,
+    ) -> None:
+        """A batch that failed again and again for reasons that should pass, though the database answers:
+        halves, each within so many seconds, until what never ends is parked. Raises when the connection
+        itself is gone.
+        """
+        await self._within(db, list(arrivals), seconds)
+        await self._attempt(db, [], unreadable=unreadable, progress=(lane, positions))
+
+    async def _within(self, db: asyncpg.Connection, part: list[Arrival], seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._attempt(db, part)
+        except Exception as error:  # noqa: BLE001 -- all but a broken connection and a halt is this part's own doing
+            if is_broken(error) or db.is_closed() or isinstance(error, Halted):
+                raise
+            if len(part) == 1:
+                await self._park(db, part[0], error)
+            else:
+                middle = len(part) // 2
+                await self._within(db, part[:middle], seconds)
+                await self._within(db, part[middle:], seconds)
 
     async def _halves(self, db: asyncpg.Connection, arrivals: list[Arrival]) -> None:
         """A failed batch again, left half before right, each committed on its own; one that fails alone is

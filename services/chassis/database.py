@@ -16,6 +16,7 @@ _SESSION = {
     "timezone": "UTC",
 }
 IDLE_SECONDS = 10.0
+LEAST_LOCKS = 256           # every lane locks up to 1,000 refs at once
 
 # Ended by the server or the network; the work was not lost, it is done again with its ids inside.
 _PASSING_STATES = (
@@ -55,6 +56,13 @@ async def connect(dsn: str, name: str, *, guarded: bool = False) -> asyncpg.Conn
         max_cached_statement_lifetime=0,
         server_settings=settings,
     )
+
+
+async def check(db: asyncpg.Connection) -> None:
+    """Whether this server can carry the engine. SystemExit with one clear line: it cannot."""
+    locks = int(await db.fetchval("show max_locks_per_transaction"))
+    if locks < LEAST_LOCKS:
+        raise SystemExit(f"Postgres: max_locks_per_transaction is {locks}, a batch needs at least {LEAST_LOCKS}")
 
 
 def is_broken(error: BaseException) -> bool:

@@ -23,7 +23,7 @@ from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.attempt import Positions, save_progress
 from services.chassis.batch import Engine
-from services.chassis.database import IDLE_SECONDS, connect, is_broken
+from services.chassis.database import IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
@@ -32,6 +32,8 @@ Runs = dict[TopicPartition, list[ConsumerRecord]]
 MAX_RECORDS, MIN_RECORDS = 1000, 20
 BULK_CPU_SECONDS = 0.005
 FENCED = 75
+# of one batch, for reasons that should pass by themselves, while the database answers
+FAILURES_BEFORE_HALVES = 5
 
 
 class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -116,6 +118,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def open(self) -> None:
         """Connect and win the member's name, waiting as long as it takes; before the consumer starts."""
         self.db = await connect(self.dsn, f"{self.group}-{os.getpid()}", guarded=bool(self.member))
+        await check(self.db)
         waited = False
         while self.member and not await self.db.fetchval(
             "select pg_try_advisory_lock(hashtextextended($1, 0))", self.member
@@ -203,8 +206,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 if self.db is None:
                     await self.open()
-                async with asyncio.timeout(self.deadline_seconds):
-                    count = await self._work(runs)
+                count = await self._work(runs)
             except (Exception, asyncio.CancelledError) as error:
                 if _is_ours_to_stop(error):
                     raise
@@ -249,7 +251,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self.engine.halt.check()
             return None
         with batch_span(self.engine.service, self.name, len(arrivals)):
-            await self.engine.run(self.db, arrivals, unreadable, positions, self.name)
+            batch = (self.db, arrivals, unreadable, positions, self.name)
+            if self._failures >= FAILURES_BEFORE_HALVES:
+                await self.engine.run_apart(*batch, seconds=self.deadline_seconds)
+            else:
+                async with asyncio.timeout(self.deadline_seconds):
+                    await self.engine.run(*batch)
         return len(arrivals)
 
     def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:

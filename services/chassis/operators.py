@@ -53,6 +53,9 @@ class Operators(Lane):
         if isinstance(order, AdvanceClock):
             if not self.sandbox:
                 return {"refused": Reason.NOT_PERMITTED}
+            if self.timers.engine.halt.declared:
+                # a halted service runs no timers; its resume comes behind
+                return {"refused": Reason.UNDER_REPAIR}
             await self.timers.advance(db, order.to)
             return {"now": order.to.isoformat()}
         seqs = order.seqs or [
@@ -117,6 +120,8 @@ class Orders:
         for order in orders:
             result = self.results.pop(tx.request(order), {"now": tx.now.isoformat()})
             if "refused" in result:
-                tx.refuse(order, result["refused"], field="to", rule="only a sandbox's clock moves")
+                tx.refuse(
+                    order, result["refused"], field="to", rule="the clock of a sandbox that is not halted"
+                )
             else:
                 tx.accept(order, **result)

@@ -158,28 +158,43 @@ def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
 
 
 class Memory:
-    """The writer's own messages until the relay has sent them; bounded, because the rows hold them anyway."""
+    """The writer's own messages until the relay has sent them; bounded, because the rows hold them anyway.
+
+    leading: whether this process relays; nothing is kept in one that does not.
+    """
 
     def __init__(self, limit_bytes: int = 64_000_000) -> None:
         self._batches: OrderedDict[int, list[Said]] = OrderedDict()
         self._bytes, self._limit = 0, limit_bytes
+        self.leading = False
         self.fresh = asyncio.Event()
 
     def put(self, batch_id: int, said: list[Said]) -> None:
         """After the commit: these wait to be sent."""
-        self._batches[batch_id] = said
-        self._bytes += sum(len(message.payload) for message in said)
-        while self._bytes > self._limit:
-            _, dropped = self._batches.popitem(last=False)
-            self._bytes -= sum(len(message.payload) for message in dropped)
+        if self.leading:
+            self._batches[batch_id] = said
+            self._bytes += _size(said)
+            while self._bytes > self._limit:
+                self._bytes -= _size(self._batches.popitem(last=False)[1])
         self.fresh.set()
 
     def take(self, batch_id: int) -> list[Said] | None:
         """A batch, if it is still here."""
         said = self._batches.pop(batch_id, None)
         if said is not None:
-            self._bytes -= sum(len(message.payload) for message in said)
+            self._bytes -= _size(said)
         return said
+
+    def forget(self, up_to: int) -> None:
+        """What is left of batches that were sent from their rows, because the relay saw them before they
+        were put.
+        """
+        for batch_id in [batch_id for batch_id in self._batches if batch_id <= up_to]:
+            self.take(batch_id)
+
+
+def _size(said: list[Said]) -> int:
+    return sum(len(message.payload) for message in said)
 
 
 class Relay:
@@ -202,6 +217,7 @@ class Relay:
             "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
         ):
             await asyncio.sleep(0.25)
+        self.memory.leading = True
         while True:
             self.memory.fresh.clear()
             if not await self.turn(connection):
@@ -222,9 +238,9 @@ class Relay:
         for batch_id, at in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
         await self._send(said)
-        await connection.execute(
-            "delete from unsent where batch_id = any($1::bigint[])", [row[0] for row in rows]
-        )
+        sent = [row[0] for row in rows]
+        await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
+        self.memory.forget(max(sent))
         metrics.relay_sent(self.service, len(said))
         return len(rows)
 

@@ -67,6 +67,21 @@ async def test_a_batch_that_fails_for_a_passing_reason_comes_again(
         assert await committed(broker) == 50
 
 
+async def test_a_message_whose_handler_never_ends_is_parked_after_five_tries_and_the_rest_goes_on(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        facts = [approved() for _ in range(8)]
+        made.endless = {facts[3].enrollment_id}
+        async with running(broker, tmp_path, made.on) as run:
+            for lane in run.lanes:
+                lane.deadline_seconds = 0.2
+            for fact in facts:
+                await say(producer, fact)
+            await until(lambda: bills(made, 7), 30)
+        assert await made.rows("select state, reason from parked") == [("PARKED", "HANDLER_FAILED")]
+
+
 async def test_foreign_garbage_between_facts_costs_none_of_them(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 real database.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -50,6 +51,7 @@ class Toy:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.poisoned: set[str] = set()
+        self.endless: set[str] = set()
         self.grounds: set[str] = set()          # enrollments whose ground has come
         self.batches: list[list[str]] = []
         self.memory, self.halt = Memory(), Halt()
@@ -66,6 +68,8 @@ class Toy:
         async def bill(facts: Batch[EnrollmentApproved], tx: Transaction) -> None:
             self.batches.append([fact.enrollment_id for fact in facts])
             for fact in facts:
+                if fact.enrollment_id in self.endless:
+                    await asyncio.Event().wait()
                 if fact.enrollment_id in self.poisoned:
                     raise ZeroDivisionError("a bug")
                 tx.publish(waived(fact.enrollment_id, fact.person_id, tx.now), sequence=1)
