@@ -81,7 +81,7 @@ class Engine:
         try:
             async with asyncio.timeout(seconds):
                 await self._attempt(db, part)
-        except Exception as error:  # noqa: BLE001 -- all but a broken connection and a halt is this part's own doing
+        except Exception as error:
             if is_broken(error) or db.is_closed() or isinstance(error, Halted):
                 raise
             if len(part) == 1:

@@ -62,7 +62,9 @@ async def check(db: asyncpg.Connection) -> None:
     """Whether this server can carry the engine. SystemExit with one clear line: it cannot."""
     locks = int(await db.fetchval("show max_locks_per_transaction"))
     if locks < LEAST_LOCKS:
-        raise SystemExit(f"Postgres: max_locks_per_transaction is {locks}, a batch needs at least {LEAST_LOCKS}")
+        raise SystemExit(
+            f"Postgres: max_locks_per_transaction is {locks}, a batch needs at least {LEAST_LOCKS}"
+        )
 
 
 def is_broken(error: BaseException) -> bool:
