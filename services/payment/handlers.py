@@ -228,21 +228,19 @@ async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
         tx, [(tx.arrival(command).partner, command.channel_ref) for command in commands]
     )
     for command in commands:
-        arrival = tx.arrival(command)
         known = people.get(command.person_id)
-        reported = money.report(
+        match money.report(
             command,
-            channel=arrival.partner,
-            receipt=receipts.get((arrival.partner, command.channel_ref)),
+            channel=(channel := tx.arrival(command).partner),
+            receipt=receipts.get((channel, command.channel_ref)),
             due=dues.get(command.obligation_id),
             payer=tx.keys.open(command.payer_saw, Identity, place=command.channel_ref),
             person=tx.keys.open(known.identity, Identity, place=known.person_id) if known else None,
-            waited=arrival.waited,
+            waited=tx.arrival(command).waited,
             order_id=OrderId(uuid7()),
             entry_id=uuid7(),
             now=tx.now,
-        )
-        match reported:
+        ):
             case books.Posted(receipt, facts=facts) as posted:
                 store.save_posted(tx, posted, born=True)
                 for fact, sequence in facts:

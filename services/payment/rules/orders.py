@@ -182,7 +182,15 @@ def start(
     ]
     if against:
         return Refuses(min(against, key=lambda refusal: _RANK[refusal.code]))
-    order = Order(
+    locked = [
+        replace(obligations[item.obligation_id], order_id=order_id, locked_until=now + QUERY_PLAN[-1])
+        for item in command.items
+    ]
+    return Starts(_born(command, order_id, partner, now), _items(command, order_id), locked)
+
+
+def _born(command: StartPayment, order_id: OrderId, partner: str, now: datetime) -> Order:
+    return Order(
         order_id,
         PersonId(command.person_id),
         command.provider,
@@ -195,7 +203,10 @@ def start(
         None,
         0,
     )
-    items = [
+
+
+def _items(command: StartPayment, order_id: OrderId) -> list[Item]:
+    return [
         Item(
             order_id,
             at,
@@ -207,11 +218,6 @@ def start(
         )
         for at, item in enumerate(command.items)
     ]
-    locked = [
-        replace(obligations[item.obligation_id], order_id=order_id, locked_until=now + QUERY_PLAN[-1])
-        for item in command.items
-    ]
-    return Starts(order, items, locked)
 
 
 def _against(at: int, item: CartItem, due: Obligation | None, now: datetime) -> Refused | None:
