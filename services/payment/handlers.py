@@ -200,12 +200,17 @@ async def _capture(told: Batch[ProviderPaid], tx: Transaction) -> None:
             now=tx.now,
         )
         match captured:
-            case books.Posted(facts=facts) as posted:
-                store.save_posted(tx, posted, born=False)
-                for fact, sequence in facts:
-                    tx.publish(fact, sequence=sequence)
+            case books.Posted() as posted:
+                _post(tx, posted, born=False)
             case orders.Unchanged():
                 pass
+
+
+def _post(tx: Transaction, posted: books.Posted, *, born: bool) -> None:
+    """Write an entry with all that it changes, and say what it settled or left in suspense."""
+    store.save_posted(tx, posted, born=born)
+    for fact, sequence in posted.facts:
+        tx.publish(fact, sequence=sequence)
 
 
 def _number(question: AskOrder) -> str:
@@ -224,9 +229,8 @@ async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
     refused."""
     dues = await store.obligations(tx, [command.obligation_id for command in commands])
     people = await store.people(tx, [command.person_id for command in commands])
-    receipts = await store.receipts(
-        tx, [(tx.arrival(command).partner, command.channel_ref) for command in commands]
-    )
+    reported = [(tx.arrival(command).partner, command.channel_ref) for command in commands]
+    receipts = await store.receipts(tx, reported)
     for command in commands:
         known = people.get(command.person_id)
         match money.report(
@@ -241,10 +245,8 @@ async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
             entry_id=uuid7(),
             now=tx.now,
         ):
-            case books.Posted(receipt, facts=facts) as posted:
-                store.save_posted(tx, posted, born=True)
-                for fact, sequence in facts:
-                    tx.publish(fact, sequence=sequence)
+            case books.Posted(receipt) as posted:
+                _post(tx, posted, born=True)
                 tx.accept(command, **money.answer(receipt))
             case money.Known(receipt):
                 tx.accept(command, **money.answer(receipt))
