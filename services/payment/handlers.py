@@ -225,12 +225,10 @@ def _number(question: AskOrder) -> str:
     refs=lambda it: [obligation(it.obligation_id), person(it.person_id), transaction(it.channel_ref)],
 )
 async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
-    """A bank or counter took money: it settles the bill, or stands in suspense and goes back. It is never
-    refused."""
+    """Money that a bank or counter took settles the bill, or stands in suspense; it is never refused."""
     dues = await store.obligations(tx, [command.obligation_id for command in commands])
     people = await store.people(tx, [command.person_id for command in commands])
-    reported = [(tx.arrival(command).partner, command.channel_ref) for command in commands]
-    receipts = await store.receipts(tx, reported)
+    receipts = await store.receipts(tx, [(tx.arrival(it).partner, it.channel_ref) for it in commands])
     for command in commands:
         known = people.get(command.person_id)
         match money.report(
