@@ -143,17 +143,21 @@ async def skip_to_end(stack: Stack) -> None:
 async def test_a_second_process_of_one_name_waits_until_the_first_has_gone(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
+    started, enough = asyncio.Event(), asyncio.Event()
+
+    async def second() -> None:
+        async with running(broker, tmp_path, made.on):
+            started.set()
+            await enough.wait()
+
     async with toy(database) as made, producing(broker) as producer:
         async with running(broker, tmp_path, made.on):
-            second = asyncio.create_task(_handle_one(made, broker, tmp_path))
+            waiting = asyncio.create_task(second())
             await say(producer, approved())
             await until(lambda: bills(made, 1))
-            assert not second.done()
+            assert not started.is_set()
         await say(producer, approved())
         await until(lambda: bills(made, 2))
-        await second
-
-
-async def _handle_one(made: Toy, stack: Stack, folder: Path) -> None:
-    async with running(stack, folder, made.on):
-        await until(lambda: bills(made, 2))
+        assert started.is_set()
+        enough.set()
+        await waiting
