@@ -224,6 +224,8 @@ async def _newest_records(stack: Stack, rows: Iterable[Row]) -> list[Record]:
             {p: since[p.topic] - MARGIN_MS for p in parts if p.topic in since}
         )
         ends = {part: end for part, end in ends.items() if end > begins[part]}
+        if not ends:
+            return []
         consumer.assign(list(ends))
         for part in ends:
             start = max(begins[part], ends[part] - NEWEST_RECORDS)

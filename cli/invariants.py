@@ -25,7 +25,7 @@ class Invariant(Struct, frozen=True, kw_only=True):
 def _newest(service: str, types: str) -> str:
     """The newest facts of a service of these types, as a table expression."""
     return (
-        f"(select * from (select batch_id, type, ce_id, subject, key, payload, at from {service}.outbox"  # noqa: S608 - names of ours
+        f"(select * from (select batch_id, type, seq, ce_id, subject, key, payload, at from {service}.outbox"  # noqa: S608 - names of ours
         f" order by batch_id desc limit {NEWEST}) newest where type in ({types}))"
     )
 
@@ -135,9 +135,14 @@ and not exists (
     select from billing.bill b
     where b.enrollment_id = c.enrollment_id and b.status in ('SETTLED', 'WAIVED'))"""
 
+_ISSUED = "'billing.bill_issued.v1', 'billing.bill_waived.v1'"
 _BILLED = "exists (select from billing.bill b where b.enrollment_id = f.subject::uuid)"
 _OWED = "exists (select from payment.obligation o where o.obligation_id = f.subject::uuid)"
 _TOLD = "exists (select from notify.notification n where n.notification_id = f.ce_id)"
+
+
+# Only the first fact about an obligation: a later version's effect is not told from the first one's.
+_FIRST_ISSUED = f"(select * from {_newest('billing', _ISSUED)} versions where seq = 1)"  # noqa: S608 - names of ours
 
 
 def _effects(reader: str, facts: str, effect: str) -> str:
@@ -154,8 +159,8 @@ def _effects(reader: str, facts: str, effect: str) -> str:
 _INBOX = " union all ".join(
     (
         _effects("billing", _newest("enrollment", "'enrollment.enrollment_approved.v1'"), _BILLED),
-        _effects("payment", _newest("billing", "'billing.bill_issued.v1', 'billing.bill_waived.v1'"), _OWED),
-        _effects("notify", _newest("billing", "'billing.bill_issued.v1', 'billing.bill_waived.v1'"), _TOLD),
+        _effects("payment", _FIRST_ISSUED, _OWED),
+        _effects("notify", _newest("billing", _ISSUED), _TOLD),
     )
 )
 

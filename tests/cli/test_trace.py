@@ -1,0 +1,175 @@
+"""Does trace tell one person's way from any id, quickly, without personal data?"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from cli.timeline import Timeline, find
+from sandbox.stack import Stack
+from services.chassis.ids import uuid7
+from services.chassis.refs import Refs
+from tests.cli.healthy import NOON, Year
+from tests.ground import Database
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+async def year(database: Database, broker: Stack) -> AsyncIterator[Year]:
+    async with database.connect() as db:
+        year = Year(broker, db)
+        await year.live()
+        yield year
+
+
+async def told(year: Year, wanted: str) -> Timeline:
+    found = await find(year.stack, wanted)
+    assert found is not None, wanted
+    return found
+
+
+async def test_every_id_leads_to_the_same_way(year: Year) -> None:
+    for wanted, kind in (
+        (year.person, "person"),
+        (year.enrollment, "enrollment"),
+        (year.journey, "enrollment"),
+        (year.enrollment.upper(), "enrollment"),
+        (year.obligation, "bill"),
+        (f"{year.obligation}/1", "bill"),
+        (year.order, "order"),
+        (year.order.replace("-", ""), "order"),
+        (year.channel_ref, "transaction"),
+        (year.events["PaymentSettled"], "event"),
+    ):
+        found = await told(year, wanted)
+        assert (found.kind, found.persons, found.journeys) == (kind, [year.person], [year.journey])
+        assert [(e.service, e.kind) for e in found.entries] == [
+            ("payment", "receipt"),
+            ("payment", "ledger"),
+            ("payment", "ledger"),
+            ("enrollment", "fact"),
+            ("billing", "fact"),
+            ("payment", "fact"),
+        ]
+        assert [(s.service, s.status) for s in found.states] == [
+            ("enrollment", "APPROVED"),
+            ("enrollment", "ACTIVE"),
+            ("billing", "SETTLED"),
+            ("payment", "SETTLED"),
+            ("payment", "SETTLED"),
+            ("notify", "SENT"),
+        ]
+
+
+async def test_amounts_are_yuan_and_times_are_chinese(year: Year) -> None:
+    found = await told(year, year.order)
+    lines = [entry.details for entry in found.entries if entry.kind == "ledger"]
+    assert lines == [
+        "借 debit 渠道待清算 1002 clearing 400.00元",
+        "贷 credit 应缴基金 2202 premiums 400.00元",
+    ]
+    assert any("支付时间 2024-12-20 12:00:00+08:00" in entry.details for entry in found.entries)
+
+
+async def test_commands_and_their_refusals_are_told(year: Year) -> None:
+    answer = (
+        b'{"outcome":"REJECTED","request_id":"r-9","command":"payment.start_payment.v1","answered_at":'
+        b'"2024-12-20T04:00:00Z","refusal":{"code":"BILL_NOT_FOUND","zh":"\xe6\x9f\xa5\xe6\x97\xa0"}}'
+    )
+    request = {"partner": "wechat", "command": "payment.start_payment.v1", "digest": b"", "key": year.person}
+    await year.put("payment.request", request_id="r-9", answer=answer, **request)
+    await year.put("payment.request", request_id="r-10", **request)
+    found = await told(year, "r-9")
+    assert [e.details for e in found.entries if e.kind == "command"] == [
+        "wechat → REJECTED 查无（BILL_NOT_FOUND）",
+        "wechat → PENDING",
+    ]
+
+
+async def test_what_is_parked_for_somebody_is_told(year: Year) -> None:
+    await year.put(
+        "billing.parked", state="PARKED", reason="HANDLER_FAILED", type="payment.payment_settled.v1",
+        topic="payment.payments", partition=1, **{'"offset"': 7}, at=NOON)  # fmt: skip
+    seq = await year.db.fetchval("select seq from billing.parked")
+    await year.put(
+        "billing.parked_ref", ref=Refs("billing").by_uuid("person")(year.person), seq=seq, state="PARKED"
+    )
+    found = await told(year, year.person)
+    assert [(e.service, e.id) for e in found.entries if e.kind == "parked"] == [
+        ("billing", f"{seq}: payment.payments/1/7")
+    ]
+
+
+async def test_another_persons_year_is_not_told(year: Year) -> None:
+    other = Year(year.stack, year.db)
+    await other.put_order(channel_ref="4200-other")
+    found = await told(year, year.person)
+    assert other.order not in [state.id for state in found.states]
+    assert await find(year.stack, uuid7()) is None
+    assert await find(year.stack, "4200-nobody") is None
+
+
+async def test_it_is_quick(year: Year) -> None:
+    await year.db.execute(
+        "insert into payment.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"
+        " journey, payload)"
+        " select n, 0, 0, 'payment.payments', 'payment.payment_settled.v1', 1, gen_random_uuid()::text,"
+        " gen_random_uuid(), '', now(), md5(n::text), '{}' from generate_series(1000, 101000) n"
+    )
+    began = time.monotonic()
+    await told(year, year.channel_ref)
+    assert time.monotonic() - began < 2
+
+
+def canbao(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        timeout=50,
+        env={**os.environ, "CANBAO_DATA": str(folder)},
+    )
+
+
+async def test_the_verbs_speak_in_lines_and_exit_codes(year: Year, tmp_path: Path) -> None:
+    nowhere = canbao(tmp_path, "trace", year.person)
+    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    year.stack.remember(tmp_path)
+    shown = canbao(tmp_path, "trace", year.person)
+    assert shown.returncode == 0
+    assert "400.00元" in shown.stdout
+    found = json.loads(canbao(tmp_path, "trace", year.order, "--json").stdout)
+    assert found["journeys"] == [year.journey]
+    for wanted, code, word in (
+        (uuid7(), 1, "no service knows"),
+        ("a b", 2, "is no id"),
+        ("", 2, "is no id"),
+        ("x" * 101, 2, "is no id"),
+        ("11010119900307001X", 2, "sealed"),
+        ("13800000001", 2, "sealed"),
+    ):
+        said = canbao(tmp_path, "trace", wanted)
+        assert (said.returncode, said.stdout) == (code, ""), wanted
+        assert word in said.stderr
+        assert said.stderr.count("\n") == 1
+
+
+async def test_verify_exits_with_1_when_something_is_wrong(year: Year, tmp_path: Path) -> None:
+    assert canbao(tmp_path, "verify").returncode == 2
+    year.stack.remember(tmp_path)
+    good = canbao(tmp_path, "verify")
+    assert (good.returncode, good.stdout.count("✓")) == (0, 14)
+    await year.db.execute("delete from payment.ledger where leg = 2")
+    bad = canbao(tmp_path, "verify", "--json")
+    assert bad.returncode == 1
+    results = {result["id"]: result for result in json.loads(bad.stdout)}
+    assert set(results["I1"]) == {"id", "ok", "rows", "ms"}
+    assert (results["I1"]["ok"], results["I1"]["rows"]) == (False, 1)
