@@ -10,7 +10,10 @@ Ref = int
 class HasRefs(Protocol):
     """Anything that names its refs."""
 
-    refs: tuple[Ref, ...]
+    @property
+    def refs(self) -> tuple[Ref, ...]:
+        """What it may change."""
+        ...
 
 
 Item = TypeVar("Item", bound=HasRefs)

@@ -1,15 +1,19 @@
 """Does a lane lose nothing on a real broker, whatever fails around it?"""
 
 import asyncio
+import time
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from contracts.enrollment import ENROLLMENTS
+from contracts.enrollment import ENROLLMENTS, EnrollmentSubmitted
 from sandbox.stack import Stack
 from services.chassis.ids import partition_of, uuid7
+from services.chassis.lane import MAX_RECORDS, Lane
+from services.chassis.subscriptions import Batch
+from services.chassis.transaction import Transaction
 from tests.chassis.running import producing, running, say, until
-from tests.chassis.toys import Toy, approved, toy
+from tests.chassis.toys import Toy, approved, owes, submitted, toy
 from tests.ground import Database
 
 
@@ -161,3 +165,36 @@ async def test_a_second_process_of_one_name_waits_until_the_first_has_gone(
         assert started.is_set()
         enough.set()
         await waiting
+
+
+async def test_a_bulk_batch_is_small_while_money_is_awake_and_large_when_it_sleeps(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+
+        @made.on(EnrollmentSubmitted, refs=lambda fact: [owes(fact.enrollment_id)], lane="bulk")
+        async def burn(facts: Batch[EnrollmentSubmitted], tx: Transaction) -> None:
+            for _ in facts:
+                sum(range(20_000))
+
+        async with running(broker, tmp_path, made.on) as run:
+            bulk = next(lane for lane in run.lanes if lane.name == "bulk")
+            money = next(lane for lane in run.lanes if lane.name == "money")
+            money.last_batch = time.monotonic() + 1_000     # money had a batch just now, and goes on
+            for _ in range(400):
+                await say(producer, submitted())
+            await until(lambda: _inbox(made, 400))
+            assert bulk.sub.max_records < 100
+
+            money.last_batch = 0.0
+            await say(producer, submitted())
+            await until(lambda: _inbox(made, 401))
+            await until(lambda: _largest(bulk))
+
+
+async def _inbox(made: Toy, count: int) -> bool:
+    return await made.rows("select count(*) from inbox") == [(count,)]
+
+
+async def _largest(lane: Lane) -> bool:
+    return bool(lane.sub.max_records == MAX_RECORDS)

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from msgspec.json import encode
 
+from contracts.billing import BillSettled
 from contracts.enrollment import Identity, Registration
 from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
 from contracts.reasons import Reason
 from sandbox.keys import make_keys
-from services.chassis import trust
+from services.chassis import metrics, trust
 from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.ids import uuid7
 from services.chassis.keys import Keyring, load_keyring
@@ -51,6 +52,10 @@ class Post:
 
         @on(ReportPayment, refs=lambda command: [1])
         async def handle(commands: Batch[ReportPayment], tx: Transaction) -> None:
+            """Never called here."""
+
+        @on(BillSettled, refs=lambda told: [1])
+        async def hear(facts: Batch[BillSettled], tx: Transaction) -> None:
             """Never called here."""
 
         self.reader = Reader(on, "money", load_keyring(folder / "payment.json"), frozenset({TOPIC}))
@@ -239,6 +244,61 @@ def test_the_same_wish_sealed_twice_has_one_digest(post: Post) -> None:
     other = post.read(post.body(amount_fen=40001))
     assert isinstance(other, Arrival)
     assert other.digest != first.digest
+
+
+def fact(post: Post, *, event_id: str, sequence: bytes = b"1", subject: bytes = b"s") -> object:
+    headers = (("ce_id", event_id.encode()), ("ce_type", b"billing.bill_settled.v1"), ("ce_subject", subject),
+               ("ce_sequence", sequence))
+    body = {
+        "journey": "",
+        "region_code": "990100",
+        "person_id": PERSON,
+        "enrollment_id": PERSON,
+        "obligation_id": PERSON,
+        "version": 1,
+        "order_id": PERSON,
+        "paid_fen": 1,
+        "paid_at": "2024-12-20T01:00:00Z",
+    }
+    now = int(time.time() * 1000)
+    return post.reader.read(Raw("billing.bills", 0, 1, PERSON.encode(), headers, encode(body), now))
+
+
+def aged(milliseconds: int) -> str:
+    """A uuid7 of another time."""
+    stamp = f"{int(time.time() * 1000) - milliseconds:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-{uuid7()[14:]}"
+
+
+def test_an_id_older_than_the_inbox_keeps_counts_as_seen(post: Post) -> None:
+    assert reason(fact(post, event_id=aged(14 * 31 * 86_400_000))) == "skipped"
+    assert reason(fact(post, event_id=aged(12 * 30 * 86_400_000))) == ""
+
+
+def test_an_id_from_the_future_is_parked(post: Post) -> None:
+    assert reason(fact(post, event_id=aged(-600_000))) == "parked ID_FROM_FUTURE"
+
+
+def test_a_skipped_number_raises_an_alarm_and_holds_up_nobody(post: Post) -> None:
+    def gaps() -> str:
+        return next(
+            (
+                line
+                for line in metrics.exposition()[0].decode().splitlines()
+                if line.startswith("canbao_fact_gap_total{")
+            ),
+            "",
+        )
+
+    before = gaps()
+    for number in (b"1", b"2", b"2", b"1", b"3"):
+        assert reason(fact(post, event_id=uuid7(), sequence=number, subject=b"gap")) == ""
+    assert gaps() == before
+    assert reason(fact(post, event_id=uuid7(), sequence=b"5", subject=b"gap")) == ""
+    assert gaps() != before
+    late = gaps()
+    assert reason(fact(post, event_id=uuid7(), sequence=b"4", subject=b"gap")) == ""
+    assert gaps() == late
 
 
 def test_every_reason_has_words_in_two_languages() -> None:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.json import encode
 
 from contracts.billing import BillWaived, QueryBill
-from contracts.enrollment import EnrollmentApproved
+from contracts.enrollment import EnrollmentApproved, EnrollmentSubmitted
 from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, contract_of
 from contracts.payment import PaymentSettled
 from contracts.reasons import Reason
@@ -200,4 +200,19 @@ def waived(enrollment_id: str, person_id: str, now: datetime) -> BillWaived:
         subsidy_fen=0,
         policy="demo-2025",
         waived_at=now,
+    )
+
+
+def submitted() -> EnrollmentSubmitted:
+    one = uuid7()
+    return EnrollmentSubmitted(
+        journey=one.replace("-", ""),
+        region_code="990100",
+        person_id=PersonId(uuid7()),
+        enrollment_id=EnrollmentId(one),
+        scheme="RESIDENT",
+        insurance_year=2025,
+        channel_code="wechat",
+        categories=[],
+        submitted_at=NOON,
     )
