@@ -165,6 +165,8 @@ async def committing(tx: Transaction) -> AsyncIterator[None]:
     """begin … commit, and rollback on whatever ends it otherwise; through the choke point like every
     statement.
     """
+    if tx.is_left_open():
+        await tx.execute("rollback")  # an earlier rollback was cut short: its writes must not go with ours
     await tx.execute("begin")
     try:
         yield

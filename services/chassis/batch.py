@@ -235,7 +235,8 @@ class Engine:
             tx = Transaction(self.service, db, self.keys)
             rows = await parking.together(tx, seq)
             try:
-                await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
+                woken = await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
+                await self.wake(db, sorted(woken))
                 return
             except Grown:
                 continue

@@ -79,12 +79,19 @@ class Door:
                 done.set_exception(trouble) if trouble else done.set_result(None)
 
     async def enter(self, what: Arrival | Unreadable) -> None:
-        """Through the engine with the next batch. Returns when it is committed: done, or parked. Raises Busy.
+        """Through the engine with the next batch. Returns when it is committed: done, or parked. Raises Busy:
+        also when nobody has taken it up within the patience.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((what, done))
         self._work.set()
-        await done
+        try:
+            await asyncio.wait_for(asyncio.shield(done), PATIENCE_SECONDS)
+        except TimeoutError:
+            if (what, done) in self._waiting:
+                self._waiting.remove((what, done))
+                raise Busy("the database does not answer") from None
+            await done  # it is being handled, and that has its own deadline
 
     async def later(self, sql: str, *args: Any) -> None:
         """One small statement of the engine's own on the door's connection."""

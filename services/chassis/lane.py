@@ -62,7 +62,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.stopping = False
         self.pending: dict[TopicPartition, int] = {}
         self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
-        self.dirty = asyncio.Event()
+        self.dirty, self.compared = asyncio.Event(), asyncio.Event()
+        self._refilled: set[TopicPartition] = set()        # sought back at the last comparison
         self.last_batch = 0.0
         self.lag_records, self.lag_seconds = 0, 0.0
         self.sub: Any = None
@@ -160,29 +161,42 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_revoked(self, _: set[TopicPartition]) -> None:
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
+            self.compared.clear()
             await self._pass_skipped()
             await self.flush()
             self.pending.clear()
+            self.skipped.clear()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and
         say so.
+
+        No batch is handled before this comparison: it would move the very offset that is compared.
         """
         log.info("assigned", group=self.group, partitions=len(assigned))
+        self._refilled = set()
+        try:
+            await self._compare(assigned)
+        finally:
+            self.compared.set()
+
+    async def _compare(self, assigned: set[TopicPartition]) -> None:
+        consumer, partitions = self.sub.consumer, sorted(assigned)
+        committed = await asyncio.gather(*(consumer.committed(partition) for partition in partitions))
         done = await self._progress()
-        for partition in assigned:
-            position = await self.sub.consumer.position(partition)
+        for partition, offset in zip(partitions, committed):
             last = done.get((partition.topic, partition.partition))
-            if last is not None and position > last + 1:
+            if last is not None and offset is not None and offset > last + 1:
                 metrics.fact_gap(self.engine.service, partition.topic)
                 log.error(
                     "gap_refilled",
                     group=self.group,
                     topic=partition.topic,
                     partition=partition.partition,
-                    skipped=position - last - 1,
+                    skipped=offset - last - 1,
                 )
-                self.sub.consumer.seek(partition, last + 1)
+                consumer.seek(partition, last + 1)
+                self._refilled.add(partition)
 
     async def _progress(self) -> dict[tuple[str, int], int]:
         async with self.lock:
@@ -197,9 +211,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
-        pause = 0.0
+        pause, early = 0.0, not self.compared.is_set()
+        await self.compared.wait()
         async with self.lock:
             runs = self._still_ours(records)
+            if early:       # fetched before we sought back: they come again in their place
+                runs = {partition: run for partition, run in runs.items() if partition not in self._refilled}
             if not runs or self.stopping:
                 return
             started, cpu = time.monotonic(), time.thread_time()
@@ -222,7 +239,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     def _done(self, runs: Runs, count: int | None) -> None:
         """Committed, or nothing of ours: these offsets may go out with the next flush."""
         self._failures = 0
-        self.last_batch = time.monotonic()
+        if count:
+            self.last_batch = time.monotonic()
         done = {partition: run[-1].offset + 1 for partition, run in runs.items()}
         if count is None:
             self.skipped |= done
@@ -319,21 +337,25 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             await self.dirty.wait()
             await asyncio.sleep(0.2)
             self.dirty.clear()
-            if self.skipped:
-                async with self.lock:
-                    await self._pass_skipped()
-            await self.flush()
+            try:
+                if self.skipped:
+                    async with self.lock:
+                        await self._pass_skipped()
+                await self.flush()
+            except Exception as error:  # noqa: BLE001 -- whatever the connection died of, the next flush comes
+                log.warning("flush_failed", group=self.group, error=f"{type(error).__name__}: {error}"[:200])
 
     async def _pass_skipped(self) -> None:
         """Offsets of foreign records enter the database before the broker hears of them, so that a gap is
         always a gap.
         """
-        skipped, self.skipped = self.skipped, {}
+        skipped = dict(self.skipped)
         if skipped and self.db is not None and not self.db.is_closed():
             await save_progress(
                 self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()}
             )
             self.pending |= skipped
+            self.skipped.clear()
 
     async def flush(self) -> None:
         """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush
@@ -361,6 +383,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         goodbye at once.
         """
         self.stopping = True
+        self.compared.set()         # who waits for the comparison sees that we stop
         async with self.lock:
             await self._pass_skipped()
             await self.flush()

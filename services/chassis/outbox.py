@@ -4,7 +4,7 @@ their order.
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -17,6 +17,7 @@ from msgspec.json import Encoder
 from contracts.message import contract_of
 from contracts.topics import MAX_MESSAGE_BYTES
 from services.chassis import metrics
+from services.chassis.database import IDLE_SECONDS
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.telemetry import is_sampled
 
@@ -243,6 +244,16 @@ class Relay:
         self.memory.forget(max(sent))
         metrics.relay_sent(self.service, len(said))
         return len(rows)
+
+    async def _while_beating(self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]) -> None:
+        """Send, however long the broker takes, and keep the session with its lock alive meanwhile."""
+        task = asyncio.create_task(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=IDLE_SECONDS / 3))[0]:
+                await connection.fetchval("select 1")
+            task.result()
+        finally:
+            task.cancel()
 
     async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:
         records = await connection.fetch(

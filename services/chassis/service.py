@@ -41,6 +41,8 @@ from services.chassis.telemetry import log
 from services.chassis.timers import Timers
 from services.chassis.wire import Reader
 
+_LEADERS = ("relay", "calls")      # they hold a lock on their session: a frozen one must lose it
+_STEADY_SECONDS = 5.0
 Gateways = Callable[[Settings, Keyring], Mapping[type[Struct], Gateway]]
 Routes = Callable[[Door, Settings, Keyring], list[Route]]
 
@@ -144,11 +146,10 @@ class Running:
         self._outside = AsyncExitStack()                  # the gateways' connections
         self._serving: asyncio.Task[None] | None = None
         self._broker: KafkaBroker | None = None
-        self._producer: AIOKafkaProducer | None = None
 
     def money_awake(self) -> bool:
         """Whether the money lane had a batch in the last second."""
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         return any(lane.name == "money" and now - lane.last_batch < 1.0 for lane in self.lanes)
 
     async def start(self) -> None:
@@ -156,15 +157,14 @@ class Running:
         self._keep("door", self.door.run)
         self._keep("halt", self._watch)
         self._serving = asyncio.create_task(self.server.serve())
-        await asyncio.gather(*(_again_until(lane.open, "database") for lane in self.lanes))
+        await asyncio.gather(*(self._open(lane) for lane in self.lanes))
         self._keep("timers", self.timers.run)
         if self.calls:
             for gateway in {id(each): each for each in self.gateways.values()}.values():
                 if isinstance(gateway, AbstractAsyncContextManager):
                     await self._outside.enter_async_context(gateway)
             self._keep("calls", self.calls.run)
-        self._producer = await _again_until(self._start_producer, "kafka")
-        self._keep("relay", Relay(self.name, self.memory, self._producer).run)
+        self._keep("relay", self._relay)
         self._broker = KafkaBroker(
             self.settings.kafka.bootstrap,
             security=_security(self.settings.kafka),
@@ -179,7 +179,7 @@ class Running:
             lane.subscribe(self._broker)
         await _again_until(self._start_broker, "kafka")
         for lane in self.lanes:
-            self._tasks += [asyncio.create_task(lane.flush_often()), asyncio.create_task(lane.beat())]
+            self._tasks.append(asyncio.create_task(lane.flush_often(), name=f"{lane.name} offsets"))
         self._broker_up = True
         log.info("started", door=self.settings.door, lanes=[lane.name for lane in self.lanes])
 
@@ -197,12 +197,32 @@ class Running:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._outside.aclose()
-        if self._producer is not None:
-            await self._producer.stop()
         for lane in self.lanes:
             lane.stopping = True
             if lane.db is not None:
                 await lane.db.close()  # the member's name is free only now
+
+    async def _open(self, lane: Lane) -> None:
+        """A lane with its name, and with its beat from then on, however long Kafka takes."""
+
+        async def opened() -> None:
+            await lane.open()
+            await self.halt.read(lane.db)
+
+        await _again_until(opened, "database")
+        if lane.member:
+            self._tasks.append(asyncio.create_task(lane.beat(), name=f"{lane.name} beat"))
+
+    async def _relay(self, db: asyncpg.Connection) -> None:
+        """With a new producer each time: one whose sequence the broker refuses would be refused for ever."""
+        producer = await self._start_producer()
+        try:
+            await Relay(self.name, self.memory, producer).run(db)
+        finally:
+            try:
+                await asyncio.wait_for(producer.stop(), 5)
+            except Exception as error:  # noqa: BLE001 -- what it could not send stands in `unsent`
+                log.warning("producer_not_flushed", error=type(error).__name__)
 
     def _member(self, lane: str) -> str:
         return f"{self.name}-{lane}-{self.settings.member}" if self.settings.member >= 0 else ""
@@ -252,11 +272,11 @@ class Running:
         async def keep() -> None:
             pause = 0.1
             while True:
-                db = None
+                db, began = None, time.monotonic()
                 try:
-                    db = await connect(self.settings.database, f"{self.name}-{what}")
+                    db = await connect(self.settings.database, f"{self.name}-{what}", guarded=what in _LEADERS)
                     self._database_up = True
-                    pause = 0.1
+                    await self.halt.read(db)
                     await run(db)
                 except Exception as error:  # noqa: BLE001 -- a loop that ends in silence, or a start that gives up, is worse
                     self._database_up = db is not None and not db.is_closed()
@@ -264,8 +284,8 @@ class Running:
                 finally:
                     if db is not None:
                         db.terminate()
+                pause = 0.1 if time.monotonic() - began > _STEADY_SECONDS else min(pause * 2, 2.0)
                 await asyncio.sleep(pause)
-                pause = min(pause * 2, 5.0)
 
         self._tasks.append(asyncio.create_task(keep(), name=what))
 

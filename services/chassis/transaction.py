@@ -73,6 +73,10 @@ class Transaction:
         """Whether the connection is gone, so that there is nothing left to roll back."""
         return bool(self._connection.is_closed())
 
+    def is_left_open(self) -> bool:
+        """Whether the connection stands in a transaction already."""
+        return bool(self._connection.is_in_transaction())
+
     def add(self, rows: "Rows[Value]", value: Value) -> None:
         """A new row, written with all others after this wave."""
         self._write(rows.insert, value)
