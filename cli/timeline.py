@@ -26,6 +26,65 @@ _ACCOUNTS = {
     2202: "应缴基金 2202 premiums",
     2203: "待处理款项 2203 suspense",
 }
+_OBLIGATIONS = """
+select obligation_id::text from payment.obligation where enrollment_id = any($1::uuid[])
+union select obligation_id::text from billing.bill where enrollment_id = any($1::uuid[])"""
+_ORDERS = """
+select order_id::text from payment.order_item where obligation_id = any($1::uuid[])
+union select order_id::text from payment.funds
+where enrollment_id = any($2::uuid[]) and order_id is not null"""
+
+# Whose rows, what they are called, by which ids they are found, and how: id, status, fen or a text.
+_STATES = (
+    (
+        "enrollment",
+        "参保登记 enrollment",
+        "enrollment",
+        "select enrollment_id, status, insurance_year || ' ' || scheme || ' ' || channel_code"
+        " from enrollment.enrollment where enrollment_id = any($1::uuid[])",
+    ),
+    (
+        "enrollment",
+        "待遇 coverage",
+        "enrollment",
+        "select enrollment_id, status, coalesce(starts_on || ' – ' || ends_on, '')"
+        " from enrollment.coverage where enrollment_id = any($1::uuid[])",
+    ),
+    (
+        "billing",
+        "缴费单 bill",
+        "obligation",
+        "select obligation_id::text || '/' || version, status, due_fen"
+        " from billing.bill where obligation_id = any($1::uuid[]) order by version",
+    ),
+    (
+        "payment",
+        "应缴 obligation",
+        "obligation",
+        "select obligation_id, status, due_fen from payment.obligation where obligation_id = any($1::uuid[])",
+    ),
+    (
+        "payment",
+        "订单 order",
+        "order",
+        "select order_id, status, amount_fen from payment.orders"
+        " where order_id = any($1::uuid[]) order by created_at",
+    ),
+    (
+        "payment",
+        "待处理款项 funds",
+        "enrollment",
+        "select funds_id, status || ' ' || reason, amount_fen from payment.funds"
+        " where enrollment_id = any($1::uuid[])",
+    ),
+    (
+        "notify",
+        "通知 notification",
+        "journey",
+        "select notification_id, status, template || ' ' || road || ' ' || to_masked"
+        " from notify.notification where journey = any($1::text[]) order by born_at",
+    ),
+)
 
 
 class Entry(Struct, frozen=True, kw_only=True):
@@ -181,77 +240,12 @@ async def _commands(db: asyncpg.Connection, service: str, scope: Scope) -> list[
 async def _states(db: asyncpg.Connection, scope: Scope) -> tuple[list[str], list[str], list[State]]:
     """Obligations and orders of the enrollments, and how every row stands."""
     enrollments = sorted(scope.enrollments)
-    obligations = [
-        row[0]
-        for row in await db.fetch(
-            "select obligation_id::text from payment.obligation where enrollment_id = any($1::uuid[])"
-            " union select obligation_id::text from billing.bill where enrollment_id = any($1::uuid[])",
-            enrollments,
-        )
-    ]
-    orders = [
-        row[0]
-        for row in await db.fetch(
-            "select order_id::text from payment.order_item where obligation_id = any($1::uuid[])"
-            " union select order_id::text from payment.funds"
-            " where enrollment_id = any($2::uuid[]) and order_id is not null",
-            obligations,
-            enrollments,
-        )
-    ]
+    obligations = [row[0] for row in await db.fetch(_OBLIGATIONS, enrollments)]
+    orders = [row[0] for row in await db.fetch(_ORDERS, obligations, enrollments)]
+    ids = {"enrollment": enrollments, "obligation": obligations, "order": orders, "journey": scope.journeys}
     states = []
-    for service, what, sql, ids in (
-        (
-            "enrollment",
-            "参保登记 enrollment",
-            "select enrollment_id, status, insurance_year || ' ' || scheme || ' ' || channel_code"
-            " from enrollment.enrollment where enrollment_id = any($1::uuid[])",
-            enrollments,
-        ),
-        (
-            "enrollment",
-            "待遇 coverage",
-            "select enrollment_id, status, coalesce(starts_on || ' – ' || ends_on, '')"
-            " from enrollment.coverage where enrollment_id = any($1::uuid[])",
-            enrollments,
-        ),
-        (
-            "billing",
-            "缴费单 bill",
-            "select obligation_id::text || '/' || version, status, due_fen"
-            " from billing.bill where obligation_id = any($1::uuid[]) order by version",
-            obligations,
-        ),
-        (
-            "payment",
-            "应缴 obligation",
-            "select obligation_id, status, due_fen"
-            " from payment.obligation where obligation_id = any($1::uuid[])",
-            obligations,
-        ),
-        (
-            "payment",
-            "订单 order",
-            "select order_id, status, amount_fen"
-            " from payment.orders where order_id = any($1::uuid[]) order by created_at",
-            orders,
-        ),
-        (
-            "payment",
-            "待处理款项 funds",
-            "select funds_id, status || ' ' || reason, amount_fen"
-            " from payment.funds where enrollment_id = any($1::uuid[])",
-            enrollments,
-        ),
-        (
-            "notify",
-            "通知 notification",
-            "select notification_id, status, template || ' ' || road || ' ' || to_masked"
-            " from notify.notification where journey = any($1::text[]) order by born_at",
-            scope.journeys,
-        ),
-    ):
-        for id, status, more in await db.fetch(sql, ids):
+    for service, what, by, sql in _STATES:
+        for id, status, more in await db.fetch(sql, ids[by]):
             text = yuan(more) if isinstance(more, int) else more
             states.append(State(service=service, what=what, id=str(id), status=status, details=text))
     return obligations, orders, states

@@ -129,6 +129,10 @@ class Year:
             sequence=1,
         )
         await self.bill()
+        await self._pay()
+
+    async def _pay(self) -> None:
+        whose = {"person_id": self.person, "region_code": "990100", "insurance_year": 2025}
         await self.put(
             "payment.obligation",
             **whose,

@@ -3,10 +3,8 @@
 import time
 from datetime import timedelta
 
-import pytest
-
 from contracts.message import CONTRACTS, Sealed
-from services.console import rules, store
+from services.console import store
 from services.console.handlers import on
 from tests.console.made_up import NOON, Citizen, listening, parked
 from tests.ground import Database
@@ -21,14 +19,6 @@ def test_every_published_fact_is_heard_on_the_topic_it_is_said_on() -> None:
     }
     assert set(on.topics("bulk")) == topics
     assert on.topics("money") == []
-
-
-def test_every_fact_has_words_and_nothing_sealed_is_shown() -> None:
-    for fact, words in rules.WORDS.items():
-        sealed = {name for name, kind in fact.__annotations__.items() if "Sealed" in str(kind)}
-        assert sealed.isdisjoint(words.shown), fact
-        assert set(words.shown) <= set(fact.__struct_fields__), fact
-    assert {words.stage for words in rules.WORDS.values()} - {""} == set(rules.STAGES) - {"registered"}
 
 
 async def test_a_citizens_way_is_found_by_every_id_it_has(database: Database) -> None:
@@ -102,13 +92,6 @@ async def test_nothing_sealed_reaches_the_read_model(database: Database) -> None
         )
     assert not any("c2VhbGVk" in row[0] or "key_id" in row[0] for row in rows)
     assert Sealed.__struct_fields__
-
-
-@pytest.mark.parametrize(
-    ("fen", "text"), [(0, "0.00元"), (12000, "120.00元"), (-5, "-0.05元"), (123456789, "1,234,567.89元")]
-)
-def test_amounts_are_yuan_with_fen(fen: int, text: str) -> None:
-    assert rules.yuan(fen) == text
 
 
 async def test_it_keeps_up_with_thousands_of_facts_a_second(database: Database) -> None:
