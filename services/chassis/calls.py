@@ -19,7 +19,8 @@ from services.chassis.subscriptions import Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.wire import internal
 
-AT_ONCE = 64
+AT_ONCE = 64           # requests towards providers
+LOOK_AHEAD = 512       # rows claimed, in hand
 LONGEST_PAUSE = 300.0
 
 
@@ -54,7 +55,7 @@ class Gateway(Protocol):
 
 
 class Calls:
-    """The gateway worker of a service: one leader, up to 64 requests under way.
+    """The gateway worker of a service: one leader, 64 requests at once.
 
     A row is CLAIMED and committed before its request goes out. One that is found CLAIMED without us having
     it in hand was in flight when a worker died: its outcome is unknown, and the provider is asked first.
@@ -70,6 +71,7 @@ class Calls:
         self.engine, self.subscriptions, self.door = engine, subscriptions, door
         self._gateways = {kind.__name__: (Decoder(kind), gateway) for kind, gateway in gateways.items()}
         self._under_way: set[asyncio.Task[None]] = set()
+        self._at_once = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
@@ -93,18 +95,21 @@ class Calls:
                 task.cancel()
 
     async def _claim(self, db: asyncpg.Connection) -> int:
-        free = AT_ONCE - len(self._under_way)
+        """Take what is due, in large bites: a claim is a commit. Returns how many; 0: nothing is due."""
+        room = LOOK_AHEAD - len(self._under_way)
+        if room < LOOK_AHEAD // 2:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+            return 1
         rows = await db.fetch(
             "update call set state = 'CLAIMED', attempts = attempts + 1, claimed_at = now() where id in"
             " (select id from call where state = 'NEW' and next_at <= now() order by next_at limit $1)"
-            " returning id::text, type, payload, attempts", free) if free else []
+            " returning id::text, type, payload, attempts",
+            room,
+        )
         for row in rows:
             task = asyncio.create_task(self._one(*row))
             self._under_way.add(task)
             task.add_done_callback(self._done)
-        if not rows and self._under_way:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED, timeout=0.05)
-            return len(self._under_way)
         return len(rows)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -116,9 +121,10 @@ class Calls:
         decoder, gateway = self._gateways[type]
         request = decoder.decode(payload)
         try:
-            outcome = await gateway.ask(request) if attempts > 1 else None
-            if outcome is None:
-                outcome = await gateway.send(request)
+            async with self._at_once:
+                outcome = await gateway.ask(request) if attempts > 1 else None
+                if outcome is None:
+                    outcome = await gateway.send(request)
             subscription = self.subscriptions.by_type[type_of(outcome)]
             arrival = internal(
                 subscription, Raw("call", None, None, None, (), encode(outcome), int(time.time() * 1000))
