@@ -1,4 +1,4 @@
-"""`canbao demo`: a synthetic city applies, pays and is covered on a real stack; what comes out is compared with the plan."""
+"""`canbao demo`: a synthetic city applies, pays and is covered; what comes out is compared with the plan."""
 
 import argparse
 import asyncio
@@ -22,8 +22,8 @@ MOST_CITIZENS = 1_000_000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("--citizens", type=int, default=10_000, metavar="N", help="how many apply (10000)")
-    parser.add_argument("--seed", type=int, default=7, metavar="N", help="the same seed makes the same city (7)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object at the end and nothing else")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="same seed, same city (7)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object at the end, nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,7 +55,7 @@ async def _demo(args: argparse.Namespace) -> int:
     from sandbox.show import Screen  # noqa: PLC0415 - as above
     from sandbox.supervisor import running  # noqa: PLC0415 - as above
 
-    skew = BEGINS - datetime.now(UTC)  # noqa: TID251 - the sandbox's business clock is set from the system's
+    skew = BEGINS - datetime.now(UTC)
     _make_empty()
     city = plan(args.citizens, args.seed)
     with Screen(quiet=args.json) as screen:
@@ -75,7 +75,9 @@ async def _demo(args: argparse.Namespace) -> int:
 
 
 def _make_empty() -> None:
-    """The demo's people can register once only, so it starts from nothing. AlreadyUp: somebody uses the sandbox."""
+    """The demo's people can register once only, so it starts from nothing. AlreadyUp: somebody uses the
+    sandbox.
+    """
     import shutil  # noqa: PLC0415 - as above
 
     from sandbox.postgres import remove  # noqa: PLC0415 - as above
@@ -112,7 +114,7 @@ def _ground(sandbox: "Sandbox", skew: timedelta) -> "Ground":
         outside=Outside(doors=sandbox.doors, provider=f"http://{sandbox.doors['wechat']}"),
         sms=f"http://{sandbox.doors['sms']}",
         auditor=sandbox.stack.database_url("auditor"),
-        now=lambda: datetime.now(UTC) + skew,  # noqa: TID251 - as above
+        now=lambda: datetime.now(UTC) + skew,
     )
 
 
@@ -125,7 +127,9 @@ async def _verify(sandbox: "Sandbox") -> dict[str, bool]:
     return {result.id: result.ok for result in await check(sandbox.stack)}
 
 
-def _present(report: "Report", person_id: str, sandbox: "Sandbox", screen: "Screen", *, as_json: bool) -> None:
+def _present(
+    report: "Report", person_id: str, sandbox: "Sandbox", screen: "Screen", *, as_json: bool
+) -> None:
     from sandbox.show import final, one_line, say_differences  # noqa: PLC0415 - as above
 
     if as_json:
@@ -135,7 +139,7 @@ def _present(report: "Report", person_id: str, sandbox: "Sandbox", screen: "Scre
         commands = [
             (f"./canbao trace {person_id}", "this citizen's way through all services"),
             ("./canbao tail billing.bills --from beginning --count 3", "what billing said"),
-            ("./canbao tail payment.payments --from beginning --filter reason=PAID_TWICE", "money that goes back"),
+            ("./canbao tail payment.payments --from beginning --filter reason=PAID_TWICE", "what goes back"),
             ("./canbao verify", "the invariants once more"),
             ("./canbao status", "what runs"),
         ]

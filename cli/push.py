@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: every command was answered (a refusal is an answer). 1: one was not. 2: the input makes no sense."""
+    """0: every command was answered (a refusal is an answer), every tampered one was not. 1: otherwise.
+
+    2: the input makes no sense.
+    """
     from contracts.partners import PARTNERS  # noqa: PLC0415 - imported when needed: --help stays instant
 
     if args.channel not in PARTNERS:
@@ -82,7 +85,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_wish(line: str, number: int) -> Wish:
-    """One line of NDJSON. The request id may stand beside the body or in it; missing in both, one is made. Raises Misread."""
+    """One line of NDJSON. The request id may stand beside the body or in it; missing in both, one is made.
+    Raises Misread.
+    """
     from contracts.message import CONTRACTS  # noqa: PLC0415 - as above
     from services.chassis.ids import uuid7  # noqa: PLC0415 - as above
 
@@ -109,31 +114,31 @@ def read_wish(line: str, number: int) -> Wish:
 
 async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
 
     from sandbox.partner import Partner  # noqa: PLC0415 - as above
+    from sandbox.stack import Stack  # noqa: PLC0415 - as above
     from services.chassis.keys import load_keyring  # noqa: PLC0415 - as above
 
     try:
-        partner = Partner(
-            args.channel, kafka_as(args.channel), load_keyring(keys_of(args.channel)), business_now
-        )
+        stack = Stack.recall(STACK_FOLDER)
+        keys = load_keyring(STACK_FOLDER / "keys" / f"{args.channel}.json")
+        partner = Partner(args.channel, stack.kafka(args.channel), keys, await _business_clock(stack))
         await partner.start()
     except FileNotFoundError:
         return _say("nothing runs here: ./canbao up starts it")
     except (KafkaError, OSError) as error:
         return _say(str(error))
-    silent = 0
+    unexpected = 0
     try:
         for number, wish in enumerate(wishes):
             if number and args.delay:
                 await asyncio.sleep(args.delay)
-            silent += not await _say_once(partner, wish, args)
+            unexpected += await _say_once(partner, wish, args) == bool(args.tamper)
     except (KafkaError, ValueError) as error:
         return _say(str(error))
     finally:
         await partner.stop()
-    return 1 if silent else 0
+    return 1 if unexpected else 0
 
 
 async def _business_clock(stack: "Stack") -> Callable[[], datetime]:
@@ -145,7 +150,7 @@ async def _business_clock(stack: "Stack") -> Callable[[], datetime]:
         skew: timedelta = await conn.fetchval("select skew from enrollment.clock")
     finally:
         await conn.close()
-    return lambda: datetime.now(UTC) + skew  # noqa: TID251 - the business clock is the system's and an offset
+    return lambda: datetime.now(UTC) + skew
 
 
 async def _say_once(partner: Any, wish: Wish, args: argparse.Namespace) -> bool:
@@ -170,15 +175,17 @@ async def _say_once(partner: Any, wish: Wish, args: argparse.Namespace) -> bool:
             "outcome": "NO_ANSWER",
             "request_id": wish.request_id,
             "command": wish.type,
-            "todo": "was it parked? canbao tail enrollment.operations --from beginning --filter ce_type=any.message_parked.v1",
+            "todo": "was it parked? ./canbao tail enrollment.operations --from beginning",
         }
     sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
     sys.stdout.flush()
-    return line["outcome"] != "NO_ANSWER"
+    return bool(line["outcome"] != "NO_ANSWER")
 
 
 def _sealed(wish: Wish, keys: Any) -> dict[str, Any]:
-    """The body with what was given in clear sealed, as a channel's own software does before anything leaves it."""
+    """The body with what was given in clear sealed, as a channel's own software does before anything leaves
+    it.
+    """
     from msgspec import ValidationError, convert, to_builtins  # noqa: PLC0415 - as above
 
     from contracts.enrollment import Identity, Registration  # noqa: PLC0415 - as above

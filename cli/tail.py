@@ -1,4 +1,4 @@
-"""`canbao tail TOPIC`: what is said on a topic, as JSON lines with headers; nothing is skipped, and the end counts."""
+"""`canbao tail TOPIC`: what is said on a topic, as JSON lines with headers; nothing is skipped."""
 
 import argparse
 import asyncio
@@ -7,7 +7,7 @@ import json
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -72,12 +72,13 @@ def _start(text: str) -> str | int | datetime | None:
 
 async def _tail(args: argparse.Namespace, start: str | int | datetime, wanted: list[tuple[str, ...]]) -> int:
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
 
     from sandbox.partner import read_topics  # noqa: PLC0415 - as above
+    from sandbox.stack import Stack  # noqa: PLC0415 - as above
 
     try:
-        consumer = await read_topics(Stack.recall(STACK_FOLDER).kafka("auditor"), [args.topic], from_start=start != "end")
+        kafka = Stack.recall(STACK_FOLDER).kafka("auditor")
+        consumer = await read_topics(kafka, [args.topic], from_start=start != "end")
     except FileNotFoundError:
         return _say("nothing runs here: ./canbao up starts it")
     except KafkaError as error:
@@ -85,35 +86,52 @@ async def _tail(args: argparse.Namespace, start: str | int | datetime, wanted: l
     stopped = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-    read, printed = Counter[str](), 0
+    tally = Tally(args, wanted)
     try:
         ends = await _place(consumer, start)
-        while not stopped.is_set():
+        while not stopped.is_set() and not tally.full:
             if args.no_follow and all([await consumer.position(p) >= end for p, end in ends.items()]):
                 break
-            batches = await consumer.getmany(timeout_ms=200)
-            for record in (record for records in batches.values() for record in records):
-                if args.no_follow and record.offset >= ends[_partition_of(record)]:
-                    continue
-                read[str(record.partition)] += 1
-                line = as_line(record)
-                if all(_matches(line, key, value) for key, value in wanted):
-                    sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    printed += 1
-                    if printed == args.count:
-                        stopped.set()
-                        break
+            for partition, records in (await consumer.getmany(timeout_ms=200)).items():
+                end = ends[partition] if args.no_follow else None
+                tally.take(record for record in records if end is None or record.offset < end)
             sys.stdout.flush()
     except BrokenPipeError:
         sys.stderr.close()  # whoever read us has gone; Python would complain at exit
         return 0
     finally:
         await consumer.stop()
-    share = ", ".join(f"partition {name}: {count}" for name, count in sorted(read.items()))
-    sys.stderr.write(
-        f"{args.topic}: {sum(read.values())} read, {printed} printed ({share or 'nothing came'})\n"
-    )
+    sys.stderr.write(f"{args.topic}: {tally.summary()}\n")
     return 0
+
+
+class Tally:
+    """Prints what is wanted and counts everything, so that the end can say that nothing was skipped."""
+
+    def __init__(self, args: argparse.Namespace, wanted: list[tuple[str, ...]]) -> None:
+        self._at_most, self._wanted = args.count, wanted
+        self._read, self._printed = Counter[int](), 0
+
+    @property
+    def full(self) -> bool:
+        """As many as were asked for are printed."""
+        return bool(self._at_most) and self._printed >= self._at_most
+
+    def take(self, records: Iterable[Any]) -> None:
+        """Count each record, print it if it is wanted. BrokenPipeError: nobody reads us any more."""
+        for record in records:
+            if self.full:
+                return
+            self._read[record.partition] += 1
+            line = as_line(record)
+            if all(_matches(line, key, value) for key, value in self._wanted):
+                sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                self._printed += 1
+
+    def summary(self) -> str:
+        """How many were read and printed, and in which partitions they stand."""
+        share = ", ".join(f"partition {number}: {count}" for number, count in sorted(self._read.items()))
+        return f"{self._read.total()} read, {self._printed} printed ({share or 'nothing came'})"
 
 
 async def _place(consumer: Any, start: str | int | datetime) -> dict[Any, int]:
@@ -131,14 +149,10 @@ async def _place(consumer: Any, start: str | int | datetime) -> dict[Any, int]:
     return ends
 
 
-def _partition_of(record: Any) -> Any:
-    from aiokafka import TopicPartition  # noqa: PLC0415 - as above
-
-    return TopicPartition(record.topic, record.partition)
-
-
 def as_line(record: Any) -> dict[str, Any]:
-    """A record for people and programs: whatever its bytes are, they are shown, as base64 if they are nothing else."""
+    """A record for people and programs: whatever its bytes are, they are shown, as base64 if they are nothing
+    else.
+    """
     return {
         "topic": record.topic,
         "partition": record.partition,
@@ -171,9 +185,8 @@ def _matches(line: dict[str, Any], key: str, value: str) -> bool:
     found: Any = line["key"] if key == "key" else line["headers"].get(key)
     if found is None:
         found = line["body"]
-        step: Callable[[Any, str], Any] = _inside
         for part in key.split("."):
-            found = step(found, part)
+            found = _inside(found, part)
     return found is not None and (found == value or json.dumps(found) == value)
 
 

@@ -1,4 +1,4 @@
-"""Who applies, what goes wrong for whom, and what must therefore come out: the demo's plan, drawn from one seed."""
+"""Who applies, what goes wrong for whom, and what must come out? The demo's plan, drawn from one seed."""
 
 from enum import Enum
 from random import Random
@@ -6,6 +6,7 @@ from random import Random
 from msgspec import Struct
 
 from sandbox import expected, mischief
+from sandbox.blunders import BLUNDERS, Blunder
 from sandbox.expected import Outcome
 from sandbox.people import Resident, settle
 
@@ -56,8 +57,10 @@ class Conduct(Enum):
 class Citizen(Struct, frozen=True, kw_only=True):
     """One application and its fate. claims: what the applicant says; certified: what the agency finds.
 
-    pays_fen: what is paid at the citizen's own channel (0: nothing). also_at: the second channel of who pays twice.
-    says_twice: the steps whose command is sent again under the same request id. by_http: comes through the doors.
+    pays_fen: what is paid at the citizen's own channel (0: nothing). also_at: the second channel of who pays
+    twice.
+    says_twice: the steps whose command is sent again under the same request id. by_http: comes through the
+    doors.
     """
 
     number: int
@@ -81,14 +84,16 @@ class Citizen(Struct, frozen=True, kw_only=True):
 
 
 class City(Struct, frozen=True, kw_only=True):
-    """The whole plan. expected stands beside each citizen by position; mischief has its own expectations inside."""
+    """The whole plan. expected stands beside each citizen by position; mischief has its own expectations
+    inside.
+    """
 
     seed: int
     citizens: tuple[Citizen, ...]
     expected: tuple[Outcome, ...]
     garbage: tuple[mischief.Garbage, ...]
     forgeries: tuple[mischief.Forgery, ...]
-    blunders: tuple[mischief.Blunder, ...] = mischief.BLUNDERS
+    blunders: tuple[Blunder, ...] = BLUNDERS
 
 
 def plan(count: int, seed: int) -> City:
@@ -113,7 +118,8 @@ def plan(count: int, seed: int) -> City:
             conduct=conducts[number],
             pays_fen=_pays(conducts[number], dues[number], random),
             also_at=_second_channel(channels[number]) if conducts[number] is Conduct.TWICE else "",
-            # The first citizen's request ids are what the blunders play with, so nothing else happens to them.
+            # The blunders play with the first citizen's request ids, so nothing else happens to them.
+
             says_twice=frozenset(step for step in Step if random.random() < DUPLICATE_COMMANDS and number),
             impatient=random.random() < IMPATIENT,
             by_http=random.random() < BY_HTTP,

@@ -1,4 +1,4 @@
-"""How does the city live through its plan? Every citizen, the agency and the mischief act through public topics and doors."""
+"""How does the city live through its plan? Citizens and the agency act through public topics and doors."""
 
 import asyncio
 import time
@@ -63,7 +63,8 @@ class Outside(Struct, frozen=True, kw_only=True):
 class Drive:
     """One run of the plan. done: how many citizens passed each step. people: person_id by citizen number.
 
-    refused: who was refused, or not answered, against the plan, with the reason. nuisance: the mischief beside it.
+    refused: who was refused, or not answered, against the plan, with the reason. nuisance: the mischief
+    beside it.
     """
 
     def __init__(
@@ -91,7 +92,8 @@ class Drive:
                     self._spawn(self._citizen(citizen))
                 while self._tasks:
                     await asyncio.wait(self._tasks)
-                if self._first.done():  # else nobody got as far as an application, as the differences will say
+                # else nobody got as far as an application, as the differences will say
+                if self._first.done():
                     await nuisance
             finally:
                 agency.cancel()
@@ -274,7 +276,9 @@ class Drive:
         channel: str = "",
         suffix: str = "",
     ) -> Accepted:
-        """Ask until it is granted; a retryable refusal is asked again a little later, as a new request. Raises Refusal."""
+        """Ask until it is granted; a retryable refusal is asked again a little later, as a new request.
+        Raises Refusal.
+        """
         partner = self.partners[channel or citizen.channel]
         twice = step in citizen.says_twice
         label = f"{self._run}-{citizen.number}-{step.value}{suffix}"

@@ -1,4 +1,4 @@
-"""What must come out for a citizen, and does it? Written from the published rules, without the product's code."""
+"""What must come out for a citizen, and does it? By the published rules, without the product's code."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -30,7 +30,9 @@ Suspended = tuple[int, int, str]  # citizen number, fen, reason
 
 
 class Outcome(Struct, frozen=True, kw_only=True):
-    """One citizen's end. due_fen: of the bill (0: waived, -1: never assessed). suspense: (fen, reason) of each sum."""
+    """One citizen's end. due_fen: of the bill (0: waived, -1: never assessed). suspense: (fen, reason) of
+    each sum.
+    """
 
     decision: str
     due_fen: int
@@ -46,7 +48,9 @@ def due_fen(certified: Iterable[str]) -> int:
 
 
 def outcome(*, decision: str, certified: Iterable[str], paid_fen: Iterable[int]) -> Outcome:
-    """What follows from the agency's decision and the sums that arrive, whatever road they take and in which order."""
+    """What follows from the agency's decision and the sums that arrive, whatever road they take and in which
+    order.
+    """
     if decision != "APPROVE":
         no = TOLD_RETURNED if decision == "RETURN" else TOLD_REJECTED
         return Outcome(decision=decision, due_fen=-1, settled_fen=0, suspense=(), covered=False, told=(no,))
@@ -80,7 +84,8 @@ def outcome(*, decision: str, certified: Iterable[str], paid_fen: Iterable[int])
 
 
 class Picture(Struct, kw_only=True):
-    """All outcomes of a city as sets. told: (citizen, template) with how often; texted: (phone, template) likewise.
+    """All outcomes of a city as sets. told: (citizen, template) with how often; texted: (phone, template)
+    likewise.
 
     refused: (label of the blunder, reason). parked and forged: places (topic/partition/offset) of records.
     unlike: request ids that were said twice and answered in different words.

@@ -1,4 +1,4 @@
-"""How is a signature forged? Each way makes, of what a partner could have said, a record that it never said."""
+"""How is a signature forged? Each way makes of what a partner could say a record that it never said."""
 
 from binascii import a2b_base64, b2a_base64
 from collections.abc import Callable
@@ -10,7 +10,8 @@ Head = dict[str, bytes | None]
 
 
 def forge(kind: str, partner: Partner, thief: Partner, *, type_name: str, key: str, body: bytes) -> Letter:
-    """A record on `partner`'s topic that `partner` did not sign so. thief: another partner, with its own keys.
+    """A record on `partner`'s topic that `partner` did not sign so. thief: another partner, with its own
+    keys.
 
     KeyError: no such way to forge.
     """

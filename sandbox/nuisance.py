@@ -1,4 +1,4 @@
-"""How does mischief reach the topics? Garbage, forgeries and blunders, each noted where it stands before anything is judged."""
+"""How does mischief reach the topics? Garbage, forgeries and blunders, noted by where they stand."""
 
 import asyncio
 from typing import Any
@@ -9,7 +9,7 @@ from contracts.answers import Rejected
 from contracts.enrollment import Identity, Registration, SubmitEnrollment
 from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
-from sandbox import mischief
+from sandbox import blunders, mischief
 from sandbox.city import Citizen, City, Step
 from sandbox.expected import Picture
 from sandbox.forger import forge
@@ -34,7 +34,8 @@ class Nuisance:
         self.forged: set[str] = set()
 
     async def trouble(self, first: "asyncio.Future[tuple[Citizen, str]]") -> None:
-        """Garbage all along, then the blunders, once there is somebody (and his person_id) to blunder about."""
+        """Garbage all along, then the blunders, once there is somebody (and his person_id) to blunder about.
+        """
         for piece in self._city.garbage:
             await self._plant_garbage(piece)
             await asyncio.sleep(PAUSE_SECONDS)
@@ -42,13 +43,14 @@ class Nuisance:
         await asyncio.gather(*(self._blunder(blunder, citizen, person_id) for blunder in self._city.blunders))
 
     async def forge_application(self, citizen: Citizen, application: SubmitEnrollment) -> None:
-        """Somebody applies in a citizen's name, as an orphan, if the plan says so; before the citizen does."""
+        """Somebody applies in a citizen's name, as an orphan, if the plan says so; before the citizen does.
+        """
         for forgery in self._forgeries.get((citizen.number, "submit"), ()):
             content = msgspec.to_builtins(application) | {
                 "request_id": f"{self._run}-forged-{forgery.number}", "categories": ["orphan"],
             }
             partner = self._partners[citizen.channel]
-            await self._plant_forgery(forgery, partner, SubmitEnrollment, citizen, content)
+            await self._plant_forgery(forgery, partner, SubmitEnrollment, content)
 
     async def forge_payment(self, citizen: Citizen, person_id: str, bill: dict[str, Any], year: int) -> None:
         """Somebody claims that a citizen has paid, if the plan says so; before the citizen does."""
@@ -62,11 +64,10 @@ class Nuisance:
                 request_id=ref, person_id=person_id, obligation_id=bill["obligation_id"], insurance_year=year,
                 amount_fen=bill["due_fen"], channel_ref=ref, paid_at=bank.now(), method="CARD", payer_saw=saw,
             )
-            await self._plant_forgery(forgery, bank, ReportPayment, citizen, msgspec.to_builtins(claim))
+            await self._plant_forgery(forgery, bank, ReportPayment, msgspec.to_builtins(claim))
 
     async def _plant_forgery(
-        self, forgery: mischief.Forgery, partner: Partner, kind: type[msgspec.Struct], citizen: Citizen,
-        content: dict[str, Any],
+        self, forgery: mischief.Forgery, partner: Partner, kind: type[msgspec.Struct], content: dict[str, Any]
     ) -> None:
         thief = self._partners["alipay" if partner.who.code != "alipay" else "wechat"]
         letter = forge(
@@ -83,9 +84,10 @@ class Nuisance:
         headers = mischief.headers_of(piece, [(name, value or b"") for name, value in letter.headers])
         self.planted.parked[str(await partner.post(letter._replace(headers=headers)))] += 1
 
-    async def _blunder(self, blunder: mischief.Blunder, citizen: Citizen, person_id: str) -> None:
+    async def _blunder(self, blunder: blunders.Blunder, citizen: Citizen, person_id: str) -> None:
         partner = self._partners[blunder.channel or citizen.channel]
-        taken = f"{self._run}-{citizen.number}-{Step.SUBMIT.value}"  # a request id that said something else before
+        # a request id that said something else before
+        taken = f"{self._run}-{citizen.number}-{Step.SUBMIT.value}"
         request_id = taken if blunder.reuses_id else f"{self._run}-{blunder.label.replace(' ', '-')}"
 
         def seal(registration: dict[str, str], place: str) -> Any:
@@ -95,10 +97,10 @@ class Nuisance:
             return msgspec.to_builtins(closed)
 
         self.planted.refused.add((blunder.label, blunder.reason))
-        type_name, body = mischief.blunder_body(blunder, request_id=request_id, person_id=person_id, seal=seal)
+        body = blunders.body_of(blunder, request_id=request_id, person_id=person_id, seal=seal)
         key = msgspec.json.decode(body).get("person_id", request_id)
         try:
-            answer = await partner.ask_raw(request_id, [partner.signed(type_name, key, body)])
+            answer = await partner.ask_raw(request_id, [partner.signed(blunder.type, key, body)])
         except TimeoutError:
             self.refused.add((blunder.label, "no answer"))
             return

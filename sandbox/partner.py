@@ -1,4 +1,4 @@
-"""How does a channel, an agency or an operator talk to us? Signed records on its own topic or over HTTP, answers read back."""
+"""How does a partner talk to us? Signed records on its own topic or over HTTP, answers read back."""
 
 import asyncio
 import time
@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct
+from typing_extensions import override
 
 from contracts.answers import Accepted, Rejected
 from contracts.message import CONTRACTS, contract_of
@@ -44,6 +45,7 @@ class Place(NamedTuple):
     partition: int
     offset: int
 
+    @override
     def __str__(self) -> str:
         return f"{self.topic}/{self.partition}/{self.offset}"
 
@@ -85,7 +87,9 @@ class Partner:
         self.unasked = 0  # answers to nobody who still waits: repeats
 
     async def start(self) -> None:
-        """Connect; answers are read from now on, not from the past. Raises aiokafka's KafkaError when it may not."""
+        """Connect; answers are read from now on, not from the past. Raises aiokafka's KafkaError when it may
+        not.
+        """
         self._producer = AIOKafkaProducer(
             **kafka_options(self._kafka),
             acks="all",
@@ -128,7 +132,9 @@ class Partner:
         keys: Keyring | None = None,
         money: bool | None = None,
     ) -> Letter:
-        """Any body under any type, signed as this partner: also what no contract allows. keys, money: a forger's choice."""
+        """Any body under any type, signed as this partner: also what no contract allows. keys, money: a
+        forger's choice.
+        """
         contract = CONTRACTS.get(type_name)
         headers = {
             "ce_specversion": b"1.0",
@@ -150,14 +156,17 @@ class Partner:
         return Letter(self.who.topic, key.encode(), body, [*headers.items(), *signature])
 
     async def post(self, letter: Letter) -> Place:
-        """Send one record; returns where it stands once the broker has it. Raises KafkaError, ValueError: too large."""
+        """Send one record; returns where it stands once the broker has it. Raises KafkaError, ValueError: too
+        large.
+        """
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._waiting.append((letter, future))
         self._woken.set()
         return await future
 
     async def ask(self, command: Struct, *again: Struct) -> Answer:
-        """Send a command, and again what says the same under its request id; the first answer. Raises Unanswered.
+        """Send a command, and again what says the same under its request id; the first answer. Raises
+        Unanswered.
 
         Silence makes a partner say everything again, three times at most.
         """
@@ -197,7 +206,8 @@ class Partner:
     async def ask_http(
         self, http: aiohttp.ClientSession, door: str, command: Struct, times: int = 1
     ) -> Answer:
-        """The same command through a service's door. 202: not decided yet, 503: not now; both are asked again.
+        """The same command through a service's door. 202: not decided yet, 503: not now; both are asked
+        again.
 
         Raises Unanswered: the door says something else than an answer, or goes on with 202 and 503.
         """
@@ -210,9 +220,10 @@ class Partner:
             elif status != 202:
                 times -= 1
         try:
-            return _decode_answer(body)
+            answer: Answer = _decode_answer(body)
         except msgspec.MsgspecError:
             raise Unanswered(f"{self.who.code}: HTTP {status}: {body[:200]!r}") from None
+        return answer
 
     @staticmethod
     async def _knock(http: aiohttp.ClientSession, door: str, letter: Letter) -> tuple[int, bytes]:
@@ -242,32 +253,20 @@ class Partner:
         """One partition's letters in their order, in as few record batches as hold them."""
         while letters:
             batch = self._producer.create_batch()
-            fitted: list[asyncio.Future[Place]] = []
-            for letter, future in letters:
-                appended = batch.append(
-                    key=letter.key,
-                    value=letter.value,
-                    timestamp=int(time.time() * 1000),
-                    headers=letter.headers,
-                )
-                if appended is None:
-                    break
-                fitted.append(future)
-            if not fitted:
-                letters[0][1].set_exception(ValueError(f"the record is larger than {BATCH_BYTES} bytes"))
-                letters = letters[1:]
+            fitting = _fill(batch, letters)
+            posted, letters = letters[:fitting], letters[fitting:]
+            if not posted:
+                (_, future), *letters = letters
+                future.set_exception(ValueError(f"the record is larger than {BATCH_BYTES} bytes"))
                 continue
-            topic, letters = letters[0][0].topic, letters[len(fitted) :]
+            topic = posted[0][0].topic
+            places: list[Place | Exception]
             try:
                 sent = await (await self._producer.send_batch(batch, topic, partition=partition))
+                places = [Place(topic, partition, sent.offset + at) for at in range(len(posted))]
             except Exception as error:  # noqa: BLE001 - whoever posted it hears of it
-                for future in fitted:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for place, future in enumerate(fitted):
-                if not future.done():
-                    future.set_result(Place(topic, partition, sent.offset + place))
+                places = [error] * len(posted)
+            _end([future for _, future in posted], places)
 
     async def _hear_all(self) -> None:
         while True:
@@ -302,10 +301,29 @@ class Partner:
         self._waiting, self._asked = [], {}
 
 
+def _fill(batch: Any, letters: list[tuple[Letter, "asyncio.Future[Place]"]]) -> int:
+    """Put letters into a record batch until it is full; how many it took."""
+    for count, (letter, _) in enumerate(letters):
+        now_ms = int(time.time() * 1000)
+        if batch.append(key=letter.key, value=letter.value, timestamp=now_ms, headers=letter.headers) is None:
+            return count
+    return len(letters)
+
+
+def _end(futures: list["asyncio.Future[Place]"], places: list[Place | Exception]) -> None:
+    for future, place in zip(futures, places, strict=True):
+        if future.done():  # whoever asked has given up
+            continue
+        if isinstance(place, Exception):
+            future.set_exception(place)
+        else:
+            future.set_result(place)
+
+
 def _as_http(letter: Letter) -> dict[str, str]:
     """A record's headers as a door takes them."""
     names = {"sig_key": "canbao-sig-key", "sig_at": "canbao-sig-at", "sig": "canbao-sig"}
-    headers = {names.get(name, name.replace("_", "-")): (value or b"").decode() for name, value in letter.headers}
+    headers = {names.get(n, n.replace("_", "-")): (value or b"").decode() for n, value in letter.headers}
     return {**headers, "canbao-key": (letter.key or b"").decode()}
 
 

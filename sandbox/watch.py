@@ -22,7 +22,8 @@ Verdict = BillIssued | BillWaived | EnrollmentReturned | EnrollmentRejected
 
 
 class Watch:
-    """Reads on until stopped. citizens: person_id to number, filled by whoever learns it; strangers are counted apart.
+    """Reads on until stopped. citizens: person_id to number, filled by whoever learns it; strangers are
+    counted apart.
 
     seen: the sets so far, without what only the answers and the SMS gateway know. counts: records by type.
     """
