@@ -1,0 +1,1 @@
+"""How fast is it, against what this machine can do at all?"""

@@ -1,0 +1,78 @@
+"""How do the load generator and the raw loop reach Kafka? The cheapest client for each side, the same for
+both loops.
+"""
+
+from functools import partial
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.codec import lz4_encode
+from aiokafka.record import _crecords
+from msgspec import Struct
+
+from contracts.topics import PARTITIONS
+from sandbox.partner import BATCH_BYTES, kafka_options
+from services.chassis.settings import Kafka
+
+Headers = list[tuple[str, bytes]]
+
+
+class Record(Struct, frozen=True, gc=False):
+    """One message on its way out."""
+
+    part: int
+    key: bytes
+    value: bytes
+    headers: Headers
+
+
+def cheap_lz4() -> None:
+    """aiokafka compresses at level 9 and has no setting for it; see services.chassis.service."""
+    _crecords.default_records.lz4_encode = partial(lz4_encode, level=1)
+
+
+def producer(kafka: Kafka, **more: Any) -> AIOKafkaProducer:
+    """A durable producer for whole batches: acks from all, idempotent, lz4."""
+    return AIOKafkaProducer(
+        **kafka_options(kafka),
+        acks="all",
+        enable_idempotence=True,
+        compression_type="lz4",
+        max_batch_size=BATCH_BYTES,
+        request_timeout_ms=30_000,
+        **more,
+    )
+
+
+async def consumer_at_end(kafka: Kafka, topics: list[str]) -> AIOKafkaConsumer:
+    """A consumer of whole topics without a group that hears what comes from now on."""
+    consumer = AIOKafkaConsumer(**kafka_options(kafka), enable_auto_commit=False, fetch_max_wait_ms=500)
+    await consumer.start()
+    partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+    consumer.assign(partitions)
+    await consumer.seek_to_end(*partitions)
+    for partition in partitions:
+        await consumer.position(partition)  # seek_to_end is lazy
+    return consumer
+
+
+async def send(producer: AIOKafkaProducer, topic: str, records: list[Record]) -> list[Any]:
+    """Put records into batches by partition, in their order; the futures of the batches."""
+    runs: dict[int, list[Record]] = {}
+    for record in records:
+        runs.setdefault(record.part, []).append(record)
+    sends = []
+    for part, run in runs.items():
+        batch = producer.create_batch()
+        for record in run:
+            if (
+                batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+                is None
+            ):
+                batch.close()
+                sends.append(await producer.send_batch(batch, topic, partition=part))
+                batch = producer.create_batch()
+                batch.append(key=record.key, value=record.value, timestamp=None, headers=record.headers)
+        batch.close()
+        sends.append(await producer.send_batch(batch, topic, partition=part))
+    return sends

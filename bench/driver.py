@@ -1,0 +1,338 @@
+"""Who applies, reviews and pays during a benchmark? The world outside as one process, told what to do line
+by line.
+
+`python -m bench.driver FILE`: orders come on standard input as JSON lines, each is answered by one line.
+Nothing that can be made before the clock runs is made while it runs: applications are signed beforehand,
+and so are the bank's reports, between the two acts.
+"""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from aiokafka import AIOKafkaConsumer
+from msgspec import Struct
+
+from bench import sink
+from bench.clients import Headers, Record, cheap_lz4, consumer_at_end, producer, send
+from bench.load import SCHEME, YEAR, Applicant, applicants
+from contracts.answers import Accepted, Rejected
+from contracts.enrollment import (
+    COVERAGES,
+    ENROLLMENTS,
+    Identity,
+    RegisterAccount,
+    Registration,
+    ReviewDecision,
+    SubmitEnrollment,
+)
+from contracts.message import Sealed, contract_of
+from contracts.payment import ReportPayment
+from sandbox.people import REGION
+from services.chassis import trust
+from services.chassis.ids import partition_of, uuid7
+from services.chassis.keys import Keyring, load_keyring
+from services.chassis.settings import Kafka
+
+BANK, AGENCY = "channels.bank", f"agencies.{REGION}"
+BILLS = "billing.bills"
+IN_FLIGHT = 2_000  # registrations that wait for their answer
+_SUBMITTED = b"enrollment.enrollment_submitted.v1"
+_ISSUED = b"billing.bill_issued.v1"
+_ACTIVE = b"enrollment.coverage_activated.v1"
+
+
+class World(Struct, frozen=True, kw_only=True):
+    """What the driver reads when it starts. prefix: of the topics' names, empty for the services' own.
+
+    bank, agency: how each gets into Kafka. skew_seconds: business clock minus system clock. run: makes ids
+    new.
+    """
+
+    prefix: str
+    bank: Kafka
+    agency: Kafka
+    keys: str
+    people: int
+    seed: int
+    run: str
+    skew_seconds: float
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """One line. do: register, prepare, apply, sign, pay. first, count: which applicants. people: their ids,
+    if known.
+    """
+
+    do: str
+    first: int = 0
+    count: int = 0
+    people: list[str] = []
+
+
+class _Submitted(Struct, gc=False):
+    person_id: str
+    enrollment_id: str
+
+
+class _Issued(Struct, gc=False):
+    person_id: str
+    obligation_id: str
+    due_fen: int
+
+
+_decode_submitted = msgspec.json.Decoder(_Submitted).decode
+_decode_issued = msgspec.json.Decoder(_Issued).decode
+_decode_answer = msgspec.json.Decoder(Accepted | Rejected).decode
+_encode = msgspec.json.Encoder().encode
+
+
+class Voice:
+    """One partner's way of saying things on its topic."""
+
+    def __init__(self, topic: str, source: str, keys: Keyring, now: Callable[[], datetime]) -> None:
+        self.topic, self.keys, self._now, self._source = topic, keys, now, source.encode()
+
+    def say(self, command: Struct, part: int) -> Record:
+        """A signed command."""
+        contract = contract_of(command)
+        key, value = getattr(command, contract.key).encode(), _encode(command)
+        headers: Headers = [
+            ("ce_specversion", b"1.0"),
+            ("ce_id", uuid7().encode()),
+            ("ce_source", self._source),
+            ("ce_type", contract.type.encode()),
+            ("ce_time", self._now().isoformat().encode()),
+            ("content-type", b"application/json"),
+        ]
+        headers += trust.sign(
+            self.keys, topic=self.topic, key=key, headers=dict(headers), value=value, money=contract.money
+        )
+        return Record(part, key, value, headers)
+
+
+class Driver:
+    """The partners' side of every business transaction of a run."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.skew = world, timedelta(seconds=world.skew_seconds)
+        keys = Path(world.keys)
+        self.bank = self._voice(BANK, load_keyring(keys / "bank.json"))
+        self.agency = self._voice(AGENCY, load_keyring(keys / f"{REGION}.json"))
+        self.people: list[Applicant] = applicants(world.people, world.seed)
+        self.ids: dict[int, str] = {}
+        self._of: dict[str, Applicant] = {}
+        self._ready: list[Record] = []
+        self._bills: list[tuple[_Issued, int]] = []
+
+    async def start(self) -> None:
+        """Connect; hear what is published from now on."""
+        world, prefix = self.world, self.world.prefix
+        self._from_bank, self._from_agency = producer(world.bank), producer(world.agency)
+        await asyncio.gather(self._from_bank.start(), self._from_agency.start())
+        self._heard = await consumer_at_end(
+            world.agency, [prefix + ENROLLMENTS, prefix + BILLS, prefix + COVERAGES]
+        )
+
+    async def stop(self) -> None:
+        """Disconnect."""
+        await asyncio.gather(self._from_bank.stop(), self._from_agency.stop(), self._heard.stop())
+
+    async def obey(self, order: Order) -> dict[str, Any]:
+        """Do it; what there is to say about it."""
+        match order.do:
+            case "register":
+                return await self.register(order.first, order.count)
+            case "prepare":
+                return await self.prepare(order.first, order.count, order.people)
+            case "apply":
+                return await self.apply(order.count)
+            case "sign":
+                return await self.sign()
+            case "pay":
+                return await self.pay(order.count)
+            case _:
+                raise ValueError(order.do)
+
+    async def register(self, first: int, count: int) -> dict[str, Any]:
+        """Open an account for each; their person_ids. It is not measured."""
+        replies = await consumer_at_end(self.world.bank, [f"{BANK}.replies"])
+        try:
+            todo = {
+                f"{self.world.run}-{one.number}-register": one for one in self.people[first : first + count]
+            }
+            waiting = list(todo.items())
+            asked = 0
+            while todo:
+                room = IN_FLIGHT - (asked - (count - len(todo)))
+                now, waiting = waiting[:room], waiting[room:]
+                asked += len(now)
+                await asyncio.gather(
+                    *await send(self._from_bank, BANK, [self._registration(*each) for each in now])
+                )
+                await self._hear_registered(replies, todo)
+        finally:
+            await replies.stop()
+        return {"people": [self.ids[number] for number in range(first, first + count)]}
+
+    async def _hear_registered(self, replies: AIOKafkaConsumer, todo: dict[str, Applicant]) -> None:
+        for records in (await replies.getmany(timeout_ms=200)).values():
+            for record in records:
+                answer = _decode_answer(record.value)
+                one = todo.pop(answer.request_id, None)
+                if isinstance(answer, Rejected):
+                    raise SystemExit(f"registration refused: {answer.refusal.code} {answer.refusal.field}")
+                if one is not None:
+                    self.ids[one.number] = answer.result["person_id"]
+
+    async def prepare(self, first: int, count: int, people: list[str]) -> dict[str, Any]:
+        """Sign the applications of a round. people: ids of the first ones, where another driver registered
+        them.
+        """
+        self.ids |= dict(enumerate(people))
+        some = self.people[first : first + count]
+        self._of = {self.ids[one.number]: one for one in some}
+        self._ready = [
+            self.bank.say(
+                SubmitEnrollment(
+                    request_id=f"{self.world.run}-{one.number}-submit",
+                    person_id=self.ids[one.number],
+                    region_code=REGION,
+                    scheme=SCHEME,
+                    insurance_year=YEAR,
+                    categories=list(one.categories),
+                    submitted_by=f"clerk-{one.number % 90}",
+                ),
+                partition_of(self.ids[one.number]),
+            )
+            for one in some
+        ]
+        return {"records": len(self._ready)}
+
+    async def apply(self, count: int) -> dict[str, Any]:
+        """Act one: everybody applies at once, the agency approves what it hears of; over when every bill is
+        heard.
+        """
+        sends = await send(self._from_bank, self.bank.topic, self._ready)
+        self._bills = []
+        at = time.monotonic()
+        while len(self._bills) < count:
+            decisions: list[Record] = []
+            for place, records in (await self._heard.getmany(timeout_ms=200)).items():
+                for record in records:
+                    kind = record.headers[3][1]
+                    if kind == _SUBMITTED:
+                        decisions.append(self._decision(_decode_submitted(record.value), place.partition))
+                    elif kind == _ISSUED:
+                        self._bills.append((_decode_issued(record.value), place.partition))
+                    at = time.monotonic()
+            if decisions:
+                sends += await send(self._from_agency, self.agency.topic, decisions)
+            self._complain(at, f"{len(self._bills)} of {count} bills")
+        await asyncio.gather(*sends)
+        return {"bills": len(self._bills)}
+
+    async def sign(self) -> dict[str, Any]:
+        """Between the acts: the bank signs its reports. RSA costs a third of a millisecond and is not ours
+        to be measured.
+        """
+        with ThreadPoolExecutor(2) as pool:
+            loop = asyncio.get_running_loop()
+            halves = [self._bills[0::2], self._bills[1::2]]
+            made = await asyncio.gather(*(loop.run_in_executor(pool, self._reports, half) for half in halves))
+        self._ready = [record for half in made for record in half]
+        return {"records": len(self._ready)}
+
+    async def pay(self, count: int) -> dict[str, Any]:
+        """Act two: the bank reports all payments at once; over when everybody is said to be covered."""
+        sends = await send(self._from_bank, self.bank.topic, self._ready)
+        covered, at = 0, time.monotonic()
+        while covered < count:
+            for records in (await self._heard.getmany(timeout_ms=200)).values():
+                covered += sum(record.headers[3][1] == _ACTIVE for record in records)
+                at = time.monotonic()
+            self._complain(at, f"{covered} of {count} covered")
+        await asyncio.gather(*sends)
+        return {"covered": covered}
+
+    def _complain(self, at: float, what: str) -> None:
+        if time.monotonic() - at > 30:
+            raise SystemExit(f"nothing heard for 30 s: {what}")
+
+    def _voice(self, topic: str, keys: Keyring) -> Voice:
+        return Voice(self.world.prefix + topic, trust.source_of(topic), keys, self._now)
+
+    def _now(self) -> datetime:
+        return datetime.now(UTC) + self.skew
+
+    def _registration(self, request_id: str, one: Applicant) -> Record:
+        sealed: Sealed[Registration] = self.bank.keys.seal(
+            one.registration, reader="enrollment", place=request_id
+        )
+        command = RegisterAccount(request_id=request_id, region_code=REGION, registration=sealed)
+        return self.bank.say(command, partition_of(request_id))
+
+    def _decision(self, fact: _Submitted, part: int) -> Record:
+        one = self._of[fact.person_id]
+        decision = ReviewDecision(
+            request_id=f"{self.world.run}-{one.number}-review",
+            person_id=fact.person_id,
+            enrollment_id=fact.enrollment_id,
+            decision="APPROVE",
+            officer=f"officer-{one.number % 9}",
+            decided_at=self._now(),
+            categories=list(one.categories),
+        )
+        return self.agency.say(decision, part)
+
+    def _reports(self, bills: list[tuple[_Issued, int]]) -> list[Record]:
+        made = []
+        for bill, part in bills:
+            one = self._of[bill.person_id]
+            if bill.due_fen != one.due_fen:
+                raise SystemExit(
+                    f"applicant {one.number} owes {one.due_fen} fen, the bill says {bill.due_fen}"
+                )
+            ref = f"{self.world.run}-{one.number}"
+            seen: Sealed[Identity] = self.bank.keys.seal(one.identity, reader="payment", place=ref)
+            report = ReportPayment(
+                request_id=f"{ref}-pay",
+                person_id=bill.person_id,
+                obligation_id=bill.obligation_id,
+                insurance_year=YEAR,
+                amount_fen=bill.due_fen,
+                channel_ref=ref,
+                paid_at=self._now(),
+                method="CARD",
+                payer_saw=seen,
+            )
+            made.append(self.bank.say(report, part))
+        return made
+
+
+async def main(world: World) -> None:
+    """Obey until standard input ends."""
+    cheap_lz4()
+    driver = Driver(world)
+    await driver.start()
+    loop = asyncio.get_running_loop()
+    _tell({"otlp": sink.serve()})
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        _tell(await driver.obey(msgspec.json.decode(line, type=Order)))
+    await driver.stop()
+
+
+def _tell(what: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(_encode(what) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=World)))

@@ -1,0 +1,109 @@
+"""Did a round do what it claims? Rows and records counted before and after; without this no figure is
+printed.
+"""
+
+from collections.abc import Mapping
+
+import asyncpg
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from contracts.topics import PARTITIONS, SERVICES
+
+# How much each count grows with one business transaction. Everything that is not named here may not grow at
+# all.
+GROWS = {
+    "enrollments approved": 1,
+    "coverages active": 1,
+    "bills settled": 1,
+    "obligations settled": 1,
+    "orders settled": 1,
+    "order items settled": 1,
+    "receipts": 1,
+    "ledger legs": 2,
+    "notification intents": 3,
+    "calls to the SMS gateway waiting": 3,
+    "commands answered by enrollment": 2,
+    "commands answered by payment": 1,
+    "facts handled once by enrollment": 1,
+    "facts handled once by billing": 2,
+    "facts handled once by payment": 2,
+    "facts handled once by notify": 3,
+    "channels.bank": 2,
+    "channels.bank.replies": 2,
+    "agencies.990100": 1,
+    "agencies.990100.replies": 1,
+    "enrollment.enrollments": 2,
+    "enrollment.coverages": 1,
+    "billing.bills": 2,
+    "payment.payments": 1,
+}
+TOPICS = tuple(name for name in GROWS if "." in name)
+
+_COUNTS = {
+    "enrollments approved": "select count(*) from {p}enrollment.enrollment where status = 'APPROVED'",
+    "enrollments in any other state": "select count(*) from {p}enrollment.enrollment"
+    " where status <> 'APPROVED'",
+    "coverages active": "select count(*) from {p}enrollment.coverage where status = 'ACTIVE'",
+    "coverages in any other state": "select count(*) from {p}enrollment.coverage where status <> 'ACTIVE'",
+    "bills settled": "select count(*) from {p}billing.bill where status = 'SETTLED' and order_id is not null",
+    "bills in any other state": "select count(*) from {p}billing.bill where status <> 'SETTLED'",
+    "obligations settled": "select count(*) from {p}payment.obligation where status = 'SETTLED'",
+    "obligations in any other state": "select count(*) from {p}payment.obligation where status <> 'SETTLED'",
+    "orders settled": "select count(*) from {p}payment.orders where status = 'SETTLED'",
+    "order items settled": "select count(*) from {p}payment.order_item where status = 'SETTLED'",
+    "obligations paid twice": "select count(*) - count(distinct obligation_id) from {p}payment.order_item",
+    "receipts": "select count(*) from {p}payment.receipt where reason = ''",
+    "receipts that fit nothing": "select count(*) from {p}payment.receipt where reason <> ''",
+    "ledger legs": "select count(*) from {p}payment.ledger",
+    "sum of the ledger, fen": "select coalesce(sum(amount_fen), 0)::bigint from {p}payment.ledger",
+    "ledger entries out of balance": "select count(*) from (select from {p}payment.ledger"
+    " group by entry_id having sum(amount_fen) <> 0 or count(*) <> 2) e",
+    "notification intents": "select count(*) from {p}notify.notification",
+    "people told the same twice": "select count(*) - count(distinct (person_id, template))"
+    " from {p}notify.notification",
+    "calls to the SMS gateway waiting": "select count(*) from {p}notify.call"
+    " where state = 'NEW' and attempts = 0",
+    "commands answered by enrollment": "select count(*) from {p}enrollment.request where answer is not null",
+    "commands answered by payment": "select count(*) from {p}payment.request where answer is not null",
+    "commands without an answer": "select (select count(*) from {p}enrollment.request where answer is null)"
+    " + (select count(*) from {p}payment.request where answer is null)",
+    **{f"facts handled once by {s}": f"select count(*) from {{p}}{s}.inbox" for s in SERVICES},  # noqa: S608
+    **{f"messages of {s} not sent": f"select count(*) from {{p}}{s}.unsent" for s in SERVICES},  # noqa: S608
+}
+_PARKED = {f"messages parked by {s}": f"select count(*) from {s}.parked" for s in SERVICES}  # noqa: S608
+_HALTED = {f"halts of {s}": f"select count(*) from {s}.halt" for s in SERVICES}  # noqa: S608
+
+Counts = Mapping[str, int]
+
+
+async def count(db: asyncpg.Connection, kafka: AIOKafkaConsumer, prefix: str) -> dict[str, int]:
+    """Everything that the gate looks at, now. prefix: "" for the services, "raw" for the raw loop."""
+    schemas = f"{prefix}_" if prefix else ""
+    queries = _COUNTS if prefix else _COUNTS | _PARKED | _HALTED
+    counts = {name: int(await db.fetchval(query.format(p=schemas))) for name, query in queries.items()}
+    topics = f"{prefix}." if prefix else ""
+    places = {topic: [TopicPartition(topics + topic, n) for n in range(PARTITIONS)] for topic in TOPICS}
+    ends = await kafka.end_offsets([place for some in places.values() for place in some])
+    return counts | {topic: sum(ends[place] for place in some) for topic, some in places.items()}
+
+
+def faults(before: Counts, after: Counts, transactions: int) -> list[str]:
+    """What is wrong with a round of so many business transactions, one line each; empty: its figures may be
+    shown.
+    """
+    wrong = []
+    for name, value in after.items():
+        expected = GROWS.get(name, 0) * transactions
+        if value - before[name] != expected:
+            wrong.append(f"{name}: {value - before[name]}, expected {expected}")
+    wrong += [f"{name}: not counted" for name in GROWS if name not in after]
+    return wrong
+
+
+async def grown(db: asyncpg.Connection, prefix: str, act: int) -> tuple[int, ...]:
+    """The counts whose growth says that an act of a round is over: facts handled, by service."""
+    schemas = f"{prefix}_" if prefix else ""
+    who = SERVICES if act == 2 else tuple(s for s in SERVICES if s != "enrollment")
+    return tuple(
+        [int(await db.fetchval(_COUNTS[f"facts handled once by {s}"].format(p=schemas))) for s in who]
+    )
