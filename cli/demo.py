@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         return int(uvloop.run(_demo(args)))
-    except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble, NotReadyError) as trouble:
-        return _say(str(trouble))
+    except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble, NotReadyError, TimeoutError) as trouble:
+        return _say(str(trouble) or "the machine is too slow or too busy: something timed out")
     except KeyboardInterrupt:
         return _say("stopped")
 
