@@ -48,14 +48,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
                  money_awake: Callable[[], bool]) -> None:
-        self.name, self.topics, self.engine, self.reader, self.dsn, self.member = (
-            name,
-            topics,
-            engine,
-            reader,
-            dsn,
-            member,
-        )
+        self.name, self.topics, self.engine, self.reader = name, topics, engine, reader
+        self.dsn, self.member = dsn, member
         self.group = f"{engine.service}-{name}"
         self.db: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
@@ -225,7 +219,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                     await self.open()
                 count = await self._work(runs)
             except (Exception, asyncio.CancelledError) as error:
-                if _is_ours_to_stop(error):
+                if is_ours_to_stop(error):
                     raise
                 self._seek_back(runs)
                 pause = self._failed(error)
@@ -390,10 +384,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         _say_goodbye(self.sub.consumer)
 
 
-def _is_ours_to_stop(error: BaseException) -> bool:
-    """Whether this loop itself is cancelled; a stray CancelledError of somebody's task would end it in
-    silence.
-    """
+def is_ours_to_stop(error: BaseException) -> bool:
+    """Whether this loop itself is cancelled; somebody's stray CancelledError would end it in silence."""
     task = asyncio.current_task()
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 

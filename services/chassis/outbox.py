@@ -245,7 +245,9 @@ class Relay:
         metrics.relay_sent(self.service, len(said))
         return len(rows)
 
-    async def _while_beating(self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]) -> None:
+    async def _while_beating(
+        self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]
+    ) -> None:
         """Send, however long the broker takes, and keep the session with its lock alive meanwhile."""
         task = asyncio.create_task(sending)
         try:

@@ -32,7 +32,7 @@ from services.chassis.database import connect
 from services.chassis.door import Door
 from services.chassis.halt import Halt
 from services.chassis.keys import Keyring, load_keyring
-from services.chassis.lane import Lane
+from services.chassis.lane import Lane, is_ours_to_stop
 from services.chassis.operators import Operators, Orders
 from services.chassis.outbox import Memory, Relay
 from services.chassis.settings import Kafka, Settings, load_settings
@@ -274,11 +274,15 @@ class Running:
             while True:
                 db, began = None, time.monotonic()
                 try:
-                    db = await connect(self.settings.database, f"{self.name}-{what}", guarded=what in _LEADERS)
+                    db = await connect(
+                        self.settings.database, f"{self.name}-{what}", guarded=what in _LEADERS
+                    )
                     self._database_up = True
                     await self.halt.read(db)
                     await run(db)
-                except Exception as error:  # noqa: BLE001 -- a loop that ends in silence, or a start that gives up, is worse
+                except (Exception, asyncio.CancelledError) as error:
+                    if is_ours_to_stop(error):
+                        raise
                     self._database_up = db is not None and not db.is_closed()
                     log.warning("loop_ended", loop=what, error=f"{type(error).__name__}: {error}"[:300])
                 finally:
