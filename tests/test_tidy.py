@@ -368,3 +368,16 @@ def defined(path: Path) -> dict[str, ast.stmt]:
         )
         found |= {target.id: node for target in targets if isinstance(target, ast.Name)}
     return found
+
+
+def test_every_statement_of_a_transaction_passes_one_of_its_three_methods() -> None:
+    path = Path("services/chassis/transaction.py")
+    choke = {"__init__", "fetch", "execute", "copy", "is_closed", "is_left_open"}
+    told(
+        (
+            f"{path}:{f.lineno} {f.name}"
+            for f in functions(path)
+            if f.name not in choke and any(isinstance(n, ast.Attribute) and n.attr == "_connection" for n in ast.walk(f))
+        ),
+        "Statements go through Transaction.fetch, execute or copy: what watches or delays one watches all.",
+    )
