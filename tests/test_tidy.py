@@ -377,7 +377,8 @@ def test_every_statement_of_a_transaction_passes_one_of_its_three_methods() -> N
         (
             f"{path}:{f.lineno} {f.name}"
             for f in functions(path)
-            if f.name not in choke and any(isinstance(n, ast.Attribute) and n.attr == "_connection" for n in ast.walk(f))
+            if f.name not in choke
+            and any(isinstance(n, ast.Attribute) and n.attr == "_connection" for n in ast.walk(f))
         ),
         "Statements go through Transaction.fetch, execute or copy: what watches or delays one watches all.",
     )
