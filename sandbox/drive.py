@@ -29,6 +29,7 @@ from sandbox.city import Citizen, City, Conduct, Step
 from sandbox.nuisance import Nuisance
 from sandbox.partner import Answer, Partner, Unanswered
 from sandbox.people import REGION
+from sandbox.purse import Purse
 from sandbox.watch import Watch
 
 YEAR, SCHEME = 2025, "RESIDENT"
@@ -84,6 +85,7 @@ class Drive:
     async def live(self, submissions: AIOKafkaConsumer) -> None:
         """Everything until the last citizen has done the last step. submissions: the agency's consumer."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128)) as self._http:
+            self._purse = Purse(self._http, f"{self.outside.provider}/simulator/pay")
             agency = asyncio.create_task(self._agency(submissions))
             nuisance = asyncio.create_task(self.nuisance.trouble(self._first))
             try:
@@ -233,9 +235,9 @@ class Drive:
             "delta_fen": citizen.pays_fen - due_fen,
             "paid_at": self.partners[citizen.channel].now().isoformat(),
         }
-        async with self._http.post(f"{self.outside.provider}/simulator/pay", json=wish) as response:
-            if response.status != 200:
-                raise Refusal(f"citizen {citizen.number} at the provider", (await response.text())[:200])
+        answer = await self._purse.pay(wish)
+        if "code" in answer:
+            raise Refusal(f"citizen {citizen.number} at the provider", str(answer["code"]))
 
     async def _report(
         self, citizen: Citizen, channel: str, person_id: str, bill: dict[str, Any], *, second: bool = False

@@ -159,10 +159,13 @@ class Partner:
         """Send one record; returns where it stands once the broker has it. Raises KafkaError, ValueError: too
         large.
         """
+        return await self._hand_in(letter)
+
+    def _hand_in(self, letter: Letter) -> "asyncio.Future[Place]":
         future: asyncio.Future[Place] = asyncio.get_running_loop().create_future()
         self._waiting.append((letter, future))
         self._woken.set()
-        return await future
+        return future
 
     async def ask(self, command: Struct, *again: Struct) -> Answer:
         """Send a command, and again what says the same under its request id; the first answer. Raises
@@ -196,9 +199,10 @@ class Partner:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[request_id] = future
         try:
-            stand = await asyncio.gather(*(self.post(letter) for letter in letters))
-            if places is not None:
-                places.extend(stand)
+            for handed_in in [self._hand_in(letter) for letter in letters]:
+                place = await handed_in
+                if places is not None:
+                    places.append(place)
             return await asyncio.wait_for(future, wait_seconds)
         finally:
             self._asked.pop(request_id, None)

@@ -178,7 +178,8 @@ def say_differences(report: Report, out: Callable[[Any], None]) -> None:
 def one_line(report: Report) -> str:
     """The report as one JSON object."""
     names = (
-        "citizens", "approved", "billed", "waived", "paid", "settled", "covered", "notified", "refused",
-        "parked", "forged", "suspense", "ledger_sum_fen", "expected_equal", "invariants", "journey", "seconds",
-    )
+        "citizens", "approved", "billed", "waived", "paid", "settled", "covered", "notified",
+        "refused", "parked", "forged", "suspense", "ledger_sum_fen",
+        "expected_equal", "invariants", "journey", "seconds",
+    )  # fmt: skip
     return encode({name: getattr(report, name) for name in names}).decode()
