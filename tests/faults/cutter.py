@@ -10,7 +10,7 @@ COMMIT = b"commit\x00"
 
 
 class Cutter:
-    """address: where members connect. swallow: replies to a COMMIT still to be lost; lost: those that were."""
+    """address: where members connect. swallow: replies to a COMMIT still to be lost; lost: so many."""
 
     def __init__(self, host: str, port: int) -> None:
         self.host, self.port, self.address = host, port, f"127.0.0.1:{free_port()}"

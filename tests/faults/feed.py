@@ -6,6 +6,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
+import aiohttp
 from aiokafka import AIOKafkaProducer
 from msgspec import Struct
 from msgspec.json import encode
@@ -14,7 +15,7 @@ from contracts.billing import QueryBill
 from contracts.enrollment import EnrollmentApproved
 from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, contract_of
 from contracts.payment import PaymentSettled
-from sandbox.partner import Letter, Partner
+from sandbox.partner import Answer, Letter, Partner
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import load_keyring
 from tests.faults.field import Field
@@ -65,16 +66,17 @@ def settled(fact: EnrollmentApproved) -> PaymentSettled:
 class Feed:
     """Sends, and keeps a book of what it sent. approved, settled: enrollment ids; ids: ce_ids; of_person: how
     many facts each person has; marked: enrollment ids by mark; commands: how often each request id was sent.
+    calls: whether some facts ask for a call to the provider.
     """
 
-    def __init__(self, field: Field, seed: int = 1) -> None:
+    def __init__(self, field: Field, seed: int = 1, *, calls: bool = True) -> None:
         self.approved: list[str] = []
         self.settled: list[str] = []
         self.ids: set[str] = set()
         self.of_person: Counter[str] = Counter()
         self.marked: dict[str, list[str]] = {TIMER: [], CALL: [], POISON: []}
         self.commands: Counter[str] = Counter()
-        self.foreign = 0
+        self.foreign, self._calls = 0, calls
         self._chance = random.Random(seed)
         self._people = [uuid7() for _ in range(PEOPLE)]
         self._askers = [uuid7() for _ in range(20)]
@@ -108,7 +110,7 @@ class Feed:
 
     def _marks(self, poison: float) -> list[str]:
         marks = [TIMER] if self._chance.random() < 0.1 else []
-        marks += [CALL] if self._chance.random() < 0.05 else []
+        marks += [CALL] if self._calls and self._chance.random() < 0.05 else []
         return [*marks, POISON] if self._chance.random() < poison else marks
 
     async def fact(self, person_id: str, *marks: str) -> EnrollmentApproved:
@@ -149,13 +151,23 @@ class Feed:
         )
         self._sends.append(sent)
 
-    async def command(self) -> None:
-        """A signed command; every third is said twice, some a third time later."""
-        request_id = f"r-{len(self.commands)}"
-        who = self._chance.choice(self._askers)
-        letter = self._wechat.letter(QueryBill(request_id=request_id, person_id=who, insurance_year=2025))
+    def _asked(self, request_id: str) -> QueryBill:
+        self.commands[request_id] += 1
+        return QueryBill(request_id=request_id, person_id=self._askers[0], insurance_year=2025)
+
+    async def knock(self, http: aiohttp.ClientSession, door: str, request_id: str) -> Answer:
+        """A command through a member's door, asked until it is answered."""
+        return await self._wechat.ask_http(http, door, self._asked(request_id))
+
+    async def knock_once(self, http: aiohttp.ClientSession, door: str, request_id: str) -> int:
+        """The status of one try."""
+        return (await self._wechat._knock(http, door, self._wechat.letter(self._asked(request_id))))[0]
+
+    async def command(self, request_id: str = "") -> None:
+        """A signed record; many are said twice, some three times."""
+        request_id = request_id or f"r-{len(self.commands)}"
+        letter = self._wechat.letter(self._asked(request_id))
         for _ in range(1 if self._chance.random() < 0.6 else self._chance.choice([2, 2, 3])):
-            self.commands[request_id] += 1
             await self.post(letter)
 
     async def post(self, letter: Letter) -> None:

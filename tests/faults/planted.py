@@ -1,15 +1,19 @@
-"""Which protections can be taken out of the engine? Each must then be missed, or the harness is blind."""
+"""Which protections can be taken out of the engine, and where can it be killed? In this process only.
 
-import asyncio
+A protection that is gone must be missed, or the harness is blind.
+"""
+
+import os
+import signal
 from collections.abc import Callable
-from typing import Any
 
 import asyncpg
 
-from services.chassis import attempt
+from services.chassis import attempt, database, outbox
+from services.chassis import lane as lane_module
 from services.chassis.arrival import Arrival
 from services.chassis.lane import Lane, Runs
-from services.chassis.outbox import Relay
+from services.chassis.outbox import Relay, Said
 from services.chassis.refs import waves
 
 
@@ -49,16 +53,11 @@ def _no_inbox() -> None:
 
 def _relay_forgets_first() -> None:
     """Batches are taken off `unsent` before they are sent."""
-    send = Relay._send
 
-    async def turn(relay: Relay, connection: asyncpg.Connection) -> int:
-        rows = await connection.fetch("delete from unsent returning batch_id, at")
-        said: list[Any] = []
-        for batch_id, at in sorted(rows):
-            said += await relay._read(connection, batch_id, at)
-        await asyncio.sleep(0.05)       # the window in which a kill loses them, a little wider
-        await send(relay, said)
-        return len(rows)
+    async def turn(_relay: Relay, connection: asyncpg.Connection) -> int:
+        if await connection.fetch("delete from unsent returning batch_id"):
+            _die()                      # before they are sent
+        return 0
 
     Relay.turn = turn  # type: ignore[method-assign,assignment]
 
@@ -72,16 +71,66 @@ def _no_order() -> None:
     attempt.waves = one_wave  # type: ignore[attr-defined,assignment]
 
 
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _mute_offsets() -> None:
+    """Offsets never go out, as when a process is killed before they do."""
+
+    async def nothing(_lane: Lane) -> None:
+        return None
+
+    Lane.flush = nothing  # type: ignore[method-assign,assignment]
+
+
+def _die_after_send() -> None:
+    """The relay is killed between the broker's word and its own note of it."""
+    send = Relay._send
+
+    async def last(relay: Relay, said: list[Said]) -> None:
+        await send(relay, said)
+        _die()
+
+    Relay._send = last  # type: ignore[method-assign,assignment]
+
+
+def _only(*reasons: str) -> Callable[[], None]:
+    """All tripwires are cut but those that give such a reason."""
+
+    def cut() -> None:
+        lost = Lane.lost
+
+        def sometimes(lane: Lane, why: str) -> None:
+            if why.startswith(reasons):
+                lost(lane, why)
+
+        Lane.lost = sometimes  # type: ignore[method-assign,assignment]
+
+    return cut
+
+
+def _short_idle() -> None:
+    """A silent session ends after 3 s instead of 10."""
+    database.IDLE_SECONDS = lane_module.IDLE_SECONDS = outbox.IDLE_SECONDS = 3.0  # type: ignore[attr-defined]
+
+
 PLANTS: dict[str, Callable[[], None]] = {
     "no_seek_back": _no_seek_back,
     "offsets_first": _offsets_first,
     "no_inbox": _no_inbox,
     "relay_forgets_first": _relay_forgets_first,
     "no_order": _no_order,
+    "mute_offsets": _mute_offsets,
+    "die_after_send": _die_after_send,
+    "short_idle": _short_idle,
+    "only_listener": _only("the connection ended"),
+    "only_beat": _only("frozen or closed", "the beat failed"),
+    "only_batch": _only("ConnectionDoesNotExist", "InterfaceError", "InternalClientError", "Connection"),
 }
 
 
-def plant(name: str) -> None:
-    """Take that protection out of this process; "" takes none."""
-    if name:
+def plant(names: str) -> None:
+    """Do that to this process: names apart by blanks; "" does nothing."""
+    for name in names.split():
         PLANTS[name]()

@@ -1,5 +1,6 @@
 """What did the outside see? A provider that keeps a book of all sends and questions, and has bad moments."""
 
+import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -13,7 +14,8 @@ from tests.chassis.running import free_port
 class Provider:
     """accepted: sends taken, by number. blind: those taken once more although nobody had asked before.
 
-    cut, refused: the shares of sends whose answer is lost, and that are turned away unread.
+    cut, refused: the shares of sends whose answer is lost, and that are turned away unread. silent: it takes
+    what is sent and says nothing.
     """
 
     def __init__(self, seed: int = 1, cut: float = 0.0, refused: float = 0.0) -> None:
@@ -21,6 +23,7 @@ class Provider:
         self.asked: Counter[str] = Counter()
         self.blind: list[str] = []
         self.address = f"127.0.0.1:{free_port()}"
+        self.silent = False
         self.cut, self.refused, self._chance = cut, refused, random.Random(seed)
 
     async def send(self, request: web.Request) -> web.Response:
@@ -30,6 +33,8 @@ class Provider:
         if self.accepted[number] and not self.asked[number]:
             self.blind.append(number)
         self.accepted[number] += 1
+        while self.silent:
+            await asyncio.sleep(0.02)
         if self._chance.random() < self.cut and request.transport is not None:
             request.transport.abort()
         return web.Response(status=200)

@@ -73,8 +73,7 @@ async def _group_behind(field: Field, group: str, topics: Iterable[str]) -> dict
 
 
 async def _waiting(field: Field, *, awaiting: bool) -> dict[str, int]:
-    states = "'PARKED', 'WAITING', 'AWAITS'" if awaiting else "'PARKED', 'WAITING'"
-    tables = ("unsent", "job", "call", f"parked where state not in ({states})")
+    tables = ("unsent", "job", "call", *(() if awaiting else ("parked where state = 'AWAITS'",)))
     return {table: await field.count(table) for table in tables}
 
 

@@ -1,0 +1,153 @@
+"""Does a process that ends at the worst moment lose or repeat anything? One moment each."""
+
+import signal
+
+import aiohttp
+
+from contracts.answers import Accepted
+from contracts.billing import BILLS
+from contracts.operations import Redrive, Resume
+from sandbox.partner import Partner
+from services.chassis.ids import uuid7
+from services.chassis.keys import load_keyring
+from tests.chassis.test_roads import records_of
+from tests.faults import verdict
+from tests.faults.feed import Feed, now
+from tests.faults.field import Field, until
+from tests.faults.provider import Provider, providing
+from tests.faults.toy import CALL, POISON, SLOW
+
+NOBODY = Provider()
+
+
+async def in_transaction(field: Field) -> None:
+    """Wait until a handler is at work."""
+
+    async def busy() -> bool:
+        sessions = "pg_stat_activity where usename = 'billing' and state like 'idle in tr%'"
+        return bool(await field.count(sessions))
+
+    await until(busy, "a handler at work")
+
+
+async def test_killed_between_commit_and_offsets_every_fact_has_one_effect(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        first = field.member(field.toy(plant="mute_offsets"), name="first").start()
+        await feed.some(100)
+        await feed.all_sent()
+        await field.effects("approved", 100)
+        assert await verdict.committed(field, "billing-bulk", "enrollment.enrollments") == 0
+        await first.stop()
+        field.member(field.toy(), name="second").start()
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+
+
+async def test_a_relay_killed_between_send_and_note_sends_again_under_the_same_ids(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        killed = field.member(field.toy(plant="die_after_send"), name="killed").start()
+        for _ in range(20):
+            await feed.fact(uuid7())
+        await feed.all_sent()
+        assert await killed.ended(60) == 128 + signal.SIGKILL
+        sent = len(await records_of(field.stack, BILLS))
+        assert sent > 0
+        assert await field.count("unsent") > 0
+        field.member(field.toy(), name="heir").start()
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+        said = await field.count("outbox where topic = 'billing.bills'")
+        assert len(await records_of(field.stack, BILLS)) > said, "nothing was sent twice"
+
+
+async def test_a_call_in_flight_when_its_worker_died_is_asked_before_it_is_sent_again(field: Field) -> None:
+    async with providing(Provider()) as provider, Feed(field, calls=False) as feed:
+        provider.silent = True
+        first = field.member(field.toy(provider.address), name="first").start()
+        fact = await feed.fact(uuid7(), CALL)
+        await feed.all_sent()
+
+        async def taken() -> bool:
+            return provider.accepted[fact.enrollment_id] == 1
+
+        await until(taken, "the provider to take it", 60)
+        await first.stop()
+        provider.silent = False
+        field.member(field.toy(provider.address), name="second").start()
+        assert await verdict.gather_wrong(field, feed, provider, 40) == []
+        assert provider.accepted[fact.enrollment_id] == 1
+        assert provider.asked[fact.enrollment_id] == 1
+
+
+async def test_asked_to_stop_in_a_long_handler_the_batch_is_done_and_the_code_is_0(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        field.held.touch()
+        member = await field.member(field.toy()).start().ready(60)
+        await feed.fact(uuid7(), SLOW)
+        await feed.all_sent()
+        await in_transaction(field)
+        member.signal(signal.SIGTERM)
+        field.held.unlink()
+        assert await member.ended(30) == 0, member.tail()
+        assert await field.count("effect where kind = 'approved'") == 1
+        assert await verdict.committed(field, "billing-bulk", "enrollment.enrollments") == 1
+
+
+async def test_a_halted_service_stays_halted_over_a_restart_until_it_is_resumed(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        first = field.member(field.toy(), name="first").start()
+        for _ in range(40):
+            await feed.fact(uuid7(), POISON)
+        await feed.all_sent()
+
+        async def halted() -> bool:
+            return bool(await field.count("halt"))
+
+        await until(halted, "the halt", 60)
+        first.signal(signal.SIGTERM)
+        assert await first.ended() == 0
+        parked = await field.count("parked where state = 'PARKED'")
+        assert parked <= 21 + 1
+        field.cured.touch()
+        second = await field.member(field.toy(), name="second").start().ready(60)
+        assert '"halted":true' in (await second.get("/health/live"))[1]
+        assert await field.count("effect") == 0
+
+        operators = Partner("operators", field.stack.kafka("operators"),
+                            load_keyring(field.keys / "operators.json"), now)
+        await operators.start()
+        try:
+            resumed = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
+            assert isinstance(resumed, Accepted)
+            assert resumed.result == {"was_halted": True}
+            await operators.ask(Redrive(request_id="o-2", service="billing", operator="lin", dry_run=False))
+        finally:
+            await operators.stop()
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+
+
+async def test_five_hundred_pieces_of_garbage_stop_nobody(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = field.member(field.toy()).start()
+        for n in range(500):
+            type_name = ("billing.query_bill.v1", "no.such.v1", "x\x00y", "billing.query_bill.v99")[n % 4]
+            value = (b"\xff\xfe", b"{", b'{"request_id":"\\u0000"}', None, b"[" * 5000)[n % 5]
+            await feed.record("channels.wechat", type_name, uuid7(), value, ("sig", b"\x00\xff"))
+            await feed.record("enrollment.enrollments", type_name, uuid7(), value, ("ce_id", b"no uuid"))
+            if n % 10 == 0:
+                await feed.fact(uuid7())
+                await feed.command()
+        await feed.all_sent()
+        wrong = await verdict.gather_wrong(field, feed, NOBODY, 40)
+        assert [line for line in wrong if not line.startswith("parked")] == []
+        assert await field.count("parked where state <> 'REFUSED'") == 0
+        assert '"halted":false' in (await member.get("/health/live"))[1]
+
+
+async def test_a_command_asked_over_http_and_by_record_is_answered_once_and_alike(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = await field.member(field.toy()).start().ready(60)
+        async with aiohttp.ClientSession() as http:
+            answers = [await feed.knock(http, member.door, "r-both") for _ in range(3)]
+        await feed.command("r-both")
+        await feed.all_sent()
+        assert len({str(answer) for answer in answers}) == 1
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []

@@ -1,0 +1,138 @@
+"""Who may write under a member's name? One process at a time, and never one that has lost its connection."""
+
+import asyncio
+import signal
+import time
+
+import pytest
+
+from services.chassis.ids import uuid7
+from tests.faults import verdict
+from tests.faults.feed import Feed
+from tests.faults.field import Field, Member, until
+from tests.faults.provider import Provider
+
+FENCED = 75
+NOBODY = Provider()
+
+
+async def frozen(member: Member, field: Field) -> None:
+    """Stop its process, and wait until the server has ended its silent sessions."""
+    pid = member.pid
+    member.signal(signal.SIGSTOP)
+
+    async def forgotten() -> bool:
+        sessions = f"pg_stat_activity where application_name like 'billing-%-{pid}'"
+        return not await field.count(sessions)
+
+    await until(forgotten, "the silent sessions' end", 30)
+
+
+async def test_a_frozen_member_is_replaced_and_never_writes_again(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        toy = field.toy(plant="short_idle")
+        first = await field.member(toy, name="first").start().ready(60)
+        await feed.some(20)
+        await feed.all_sent()
+        await field.effects("approved", 20)
+        pid = first.pid
+        await frozen(first, field)
+        await feed.some(50)
+        await feed.all_sent()
+        field.member(toy, name="second").start()
+        await field.effects("approved", 70, 60)
+        await field.unsent()                    # the relay's lock is free as well
+        written = await field.count(f"effect where pid = {pid}")
+        first.signal(signal.SIGCONT)
+        assert await first.ended() == FENCED, first.tail()
+        assert await field.count(f"effect where pid = {pid}") == written
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+
+
+@pytest.mark.parametrize("wire", ["only_listener", "only_beat", "only_batch"])
+async def test_each_tripwire_alone_ends_a_member_whose_connection_was_cut(field: Field, wire: str) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = await field.member(field.toy(plant=f"short_idle {wire}")).start().ready(60)
+        await field.query(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name like 'billing-bulk-%'"
+        )
+        if wire == "only_batch":
+            await feed.fact(uuid7())
+            await feed.all_sent()
+        assert await member.ended() == FENCED, member.tail()
+
+
+async def test_a_freeze_is_noticed_by_the_clock_alone(field: Field) -> None:
+    member = await field.member(field.toy(plant="short_idle only_beat")).start().ready(60)
+    await frozen(member, field)
+    member.signal(signal.SIGCONT)
+    assert await member.ended() == FENCED, member.tail()
+
+
+async def test_the_second_of_one_name_waits_and_takes_over_when_the_first_is_killed(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        first = await field.member(field.toy(), name="first").start().ready(60)
+        second = field.member(field.toy(), name="second").start()
+
+        async def waits() -> bool:
+            return second.said("member_name_taken") > 0
+
+        await until(waits, "the second to find its name taken", 60)
+        await feed.fact(uuid7())
+        await feed.all_sent()
+        await field.effects("approved", 1)
+        assert second.said("assigned") == 0
+        began = time.monotonic()
+        first.signal(signal.SIGKILL)
+        await feed.fact(uuid7())
+        await feed.all_sent()
+        await field.effects("approved", 2)
+        assert time.monotonic() - began < 9, "it waited for the session timeout"
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+
+
+async def test_scaled_down_the_neighbour_has_the_partitions_before_any_timeout(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        stays = await field.member(field.toy(), 0).start().ready(60)
+        leaves = await field.member(field.toy(), 1).start().ready(60)
+        people = [uuid7() for _ in range(40)]       # in every partition
+        leaves.signal(signal.SIGTERM)
+        assert await leaves.ended() == 0, leaves.tail()
+        began = time.monotonic()
+        for person_id in people:
+            await feed.fact(person_id)
+        await feed.all_sent()
+        await field.effects("approved", 40)
+        assert time.monotonic() - began < 5, "it waited for the session timeout, 10 s"
+        assert stays.poll() is None
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+
+
+async def test_a_member_without_a_stable_name_lives_and_survives_its_database(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = await field.member(field.toy(), -1).start().ready(60)
+        assert (await member.get("/health/live"))[0] == 200
+        await feed.fact(uuid7())
+        await feed.all_sent()
+        await field.effects("approved", 1)
+        await field.restart_postgres()
+        for _ in range(10):
+            await feed.record("enrollment.enrollments", "enrollment.enrollment_rejected.v1", uuid7(), b"{}")
+        await feed.fact(uuid7())
+        await feed.all_sent()
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+        assert (await member.get("/health/live"))[0] == 200, member.tail()
+        assert member.poll() is None
+
+
+async def test_a_fenced_member_comes_back_by_itself(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = await field.member(field.toy()).start(keep=True).ready(60)
+        await feed.fact(uuid7())
+        await feed.all_sent()
+        await field.restart_postgres()
+        await asyncio.gather(*(feed.fact(uuid7()) for _ in range(20)))
+        await feed.all_sent()
+        assert await verdict.gather_wrong(field, feed, NOBODY, 40) == []
+        assert set(member.codes) == {FENCED}
