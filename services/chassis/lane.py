@@ -25,6 +25,7 @@ from services.chassis.attempt import Positions, save_progress
 from services.chassis.batch import Engine
 from services.chassis.database import IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
+from services.chassis.polling import patiently
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
 
@@ -101,12 +102,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             listener=self,
             auto_offset_reset="earliest",
             max_records=MAX_RECORDS,
-            batch_timeout_ms=20,
             session_timeout_ms=10_000 if self.member else 6_000,
             heartbeat_interval_ms=1_000,
             rebalance_timeout_ms=60_000,
         )
         self.sub(handle)
+        self.sub.get_msg = patiently(self.sub)
 
     # The connection: no lock, no pen
 
