@@ -28,8 +28,7 @@ async def test_without_seeking_back_a_failed_batch_is_found_lost(field: Field) -
             await feed.some(10)
             await feed.all_sent()
             await field.query("select pg_sleep(0.02)")
-        assert "approved: " in (wrong := await found(field, feed))
-        assert "lost" in wrong
+        assert " lost, e.g." in await found(field, feed)
 
 
 async def test_without_the_inbox_a_second_reading_is_found_doubled(field: Field) -> None:
@@ -65,7 +64,9 @@ async def test_a_relay_that_forgets_before_it_sends_is_found_out(field: Field) -
         await feed.all_sent()
         assert await first.ended(60) == 128 + signal.SIGKILL
         await field.member(field.toy(), name="second").start().ready(60)
-        assert "topics: 1 lost" in await found(field, feed)
+        wrong = await found(field, feed)
+        assert "topics: " in wrong
+        assert "made up" not in wrong
 
 
 @pytest.mark.parametrize("people", [1, 3])
