@@ -57,7 +57,8 @@ async def test_a_report_under_another_request_id_hears_the_first_answer(world: W
     await world.when(reported(world, LI_NA, request_id="again"), by="bank")
 
     (second,) = world.answers
-    assert isinstance(first, Accepted) and isinstance(second, Accepted)
+    assert isinstance(first, Accepted)
+    assert isinstance(second, Accepted)
     assert first.result == second.result
     assert world.published == []
 
