@@ -33,7 +33,8 @@ from sandbox.purse import Purse
 from sandbox.watch import Watch
 
 YEAR, SCHEME = 2025, "RESIDENT"
-IN_FLIGHT = 4_000  # citizens who act at the same time
+AT_FIRST, IN_FLIGHT = 200, 4_000  # citizens who act at the same time, until the first money settled and after
+FIRST_SECONDS = 15.0
 CLOCK_SECONDS = 240.0  # an advance runs the timers of all the time between
 LATE_SECONDS = 3.0  # how late a late callback is
 _BEHAVIOURS = {
@@ -77,7 +78,7 @@ class Drive:
         self.refused: set[tuple[str, str]] = set()
         self.nuisance = Nuisance(city, partners, run)
         self._run = run  # makes request ids new in every run
-        self._turns = asyncio.Semaphore(IN_FLIGHT)
+        self._turns = asyncio.Semaphore(AT_FIRST)
         self._tasks: set[asyncio.Task[None]] = set()
         self._under_review: set[str] = set()
         self._first: asyncio.Future[tuple[Citizen, str]] = asyncio.get_running_loop().create_future()
@@ -88,6 +89,7 @@ class Drive:
             self._purse = Purse(self._http, f"{self.outside.provider}/simulator/pay")
             agency = asyncio.create_task(self._agency(submissions))
             nuisance = asyncio.create_task(self.nuisance.trouble(self._first))
+            ramp = asyncio.create_task(self._let_more_in())
             try:
                 for citizen in self.city.citizens:
                     await self._turns.acquire()
@@ -98,11 +100,18 @@ class Drive:
                 if self._first.done():
                     await nuisance
             finally:
-                agency.cancel()
-                nuisance.cancel()
+                for helper in (agency, nuisance, ramp):
+                    helper.cancel()
                 for task in self._tasks:
                     task.cancel()
-                await asyncio.gather(agency, nuisance, *self._tasks, return_exceptions=True)
+                await asyncio.gather(agency, nuisance, ramp, *self._tasks, return_exceptions=True)
+
+    async def _let_more_in(self) -> None:
+        """A few first, so that somebody soon sees money settle; then enough of them that batches are full."""
+        deadline = time.monotonic() + FIRST_SECONDS
+        await self.watch.until(lambda: self.watch.first_settled_at is not None, deadline)
+        for _ in range(IN_FLIGHT - AT_FIRST):
+            self._turns.release()
 
     async def advance_clock(self, to: datetime, services: tuple[str, ...]) -> None:
         """Move the business clock of each service; back when all say so. Raises Refusal, TimeoutError."""

@@ -17,7 +17,7 @@ class Purse:
         self._going: asyncio.Task[None] | None = None
 
     async def pay(self, wish: Wish) -> Wish:
-        """The provider's word: {"transaction_id", "total"}, or {"code"} when it refuses. Raises ClientError."""
+        """The provider's word: {"transaction_id", "total"}, or {"code"}: it refuses. Raises ClientError."""
         future: asyncio.Future[Wish] = asyncio.get_running_loop().create_future()
         self._waiting.append((wish, future))
         if self._going is None or self._going.done():
