@@ -25,7 +25,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from contracts.topics import TOPICS
-from services.chassis import health, metrics, telemetry
+from services.chassis import health, lenient, metrics, telemetry
 from services.chassis.batch import Engine
 from services.chassis.calls import Calls, Gateway
 from services.chassis.database import connect
@@ -64,6 +64,7 @@ class Service:
         settings = load_settings()
         telemetry.configure(settings.service, settings.telemetry)
         _cheap_lz4()
+        lenient.install()
         uvloop.run(self._main(settings))
 
     async def _main(self, settings: Settings) -> None:

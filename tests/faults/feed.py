@@ -8,6 +8,7 @@ from typing import Any
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
+from aiokafka.record.util import calc_crc32c
 from msgspec import Struct
 from msgspec.json import encode
 
@@ -178,6 +179,22 @@ class Feed:
             letter.topic, letter.value, key=letter.key, partition=partition, headers=headers
         )
         self._sends.append(sent)
+
+    async def mangled(self, topic: str, key: str) -> None:
+        """Three records in one batch, the second with a header whose name is no UTF-8."""
+        batch = self._producer.create_batch()
+        for name in ("x", "zzzz", "y"):
+            batch.append(key=key.encode(), value=b"{}", timestamp=None, headers=[(name, b"1")])
+        batch.close()
+        build = batch._build
+
+        def mangle() -> bytearray:
+            data = bytearray(build()).replace(b"zzzz", b"\xff\xfe\xff\xfe")
+            data[17:21] = calc_crc32c(bytes(data[21:])).to_bytes(4, "big")
+            return data
+
+        batch._build = mangle
+        self._sends.append(await self._producer.send_batch(batch, topic, partition=partition_of(key)))
 
     async def all_sent(self) -> None:
         """Pay what is still owed, and wait until the broker has everything."""

@@ -142,6 +142,20 @@ async def test_five_hundred_pieces_of_garbage_stop_nobody(field: Field) -> None:
         assert '"halted":false' in (await member.get("/health/live"))[1]
 
 
+async def test_a_header_whose_name_is_no_text_holds_up_nobody(field: Field) -> None:
+    async with Feed(field, calls=False) as feed:
+        who = uuid7()
+        await feed.fact(who)
+        await feed.mangled("enrollment.enrollments", who)
+        await feed.mangled("channels.wechat", who)
+        await feed.fact(who)
+        await feed.command()
+        await feed.all_sent()
+        field.member(field.toy()).start()
+        wrong = await verdict.gather_wrong(field, feed, NOBODY, 40)
+        assert [line for line in wrong if not line.startswith("parked")] == []
+
+
 async def test_a_command_asked_over_http_and_by_record_is_answered_once_and_alike(field: Field) -> None:
     async with Feed(field, calls=False) as feed:
         member = await field.member(field.toy()).start().ready(60)
