@@ -117,6 +117,8 @@ class Attempt:
         """
         refs = sorted({ref for arrival in arrivals for ref in arrival.refs})
         found = await parking.look(tx, refs, self.seqs)
+        if not found.blocked and not found.awaiting:
+            return arrivals, []
         blocked, go, behind = found.blocked, [], []
         if blocked and self.closed:
             raise Grown

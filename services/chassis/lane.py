@@ -20,7 +20,7 @@ from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 
 from services.chassis import metrics
-from services.chassis.arrival import Arrival, Raw, Unreadable
+from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.attempt import Positions, save_progress
 from services.chassis.batch import Engine
 from services.chassis.database import IDLE_SECONDS, check, connect, is_broken
@@ -274,7 +274,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
         """What a record is to this lane."""
-        return self.reader.read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
+        return self.reader.record(r)
 
     def _still_ours(self, records: tuple[ConsumerRecord, ...]) -> Runs:
         owned = self.sub.consumer.assignment()

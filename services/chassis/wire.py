@@ -5,6 +5,7 @@ reason.
 from typing import Any
 
 import msgspec
+from aiokafka import ConsumerRecord
 from msgspec import Struct
 from msgspec.json import Decoder, encode
 
@@ -47,12 +48,21 @@ class Reader:
         # the last number of each aggregate heard lately, oldest first
         self._sequences: dict[tuple[str, bytes], int] = {}
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
+        self._others = self._known - self._mine.keys()
+
+    def record(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
+        """What a record is to this lane. Half of all records are other people's: they cost one look at their
+        headers.
+        """
+        if r.topic not in self.parks_for and _type_of(r.headers) in self._others:
+            return None
+        return self.read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
 
     def read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
         """What a record is to this lane; None: known, and not ours. signed: the bytes that a structured
         event came in.
         """
-        kind = next((text for name, text in raw.headers if name == "ce_type"), None)
+        kind = _type_of(raw.headers)
         subscription = self._mine.get(kind) if kind is not None else None
         if subscription is None and kind in self._known:
             return self._foreign(raw, (kind or b"").decode())
@@ -249,6 +259,13 @@ class Reader:
         arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
         arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`"), rule=error)
         return arrival
+
+
+def _type_of(headers: tuple[tuple[str, bytes | None], ...]) -> bytes | None:
+    for name, text in headers:
+        if name == "ce_type":
+            return text
+    return None
 
 
 def request_ref(request: RequestKey) -> int:
