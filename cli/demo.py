@@ -5,7 +5,7 @@ import asyncio
 import signal
 import sys
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cli.place import STACK_FOLDER
 
@@ -68,7 +68,8 @@ async def _demo(args: argparse.Namespace) -> int:
             patience = 25 + args.citizens / 50
             report, person_id = await perform(city, _ground(sandbox, skew), screen, patience_seconds=patience)
             report.invariants = await _verify(sandbox)
-            _present(report, person_id, sandbox, screen, as_json=args.json)
+            timeline = [] if args.json else await _timeline(sandbox, person_id)
+            _present(report, person_id, timeline, sandbox, screen)
             if screen.console.is_terminal and sys.stdin.isatty() and not args.json:
                 await _until_told(screen)
     return 0 if report.expected_equal and all(report.invariants.values()) else 1
@@ -127,12 +128,21 @@ async def _verify(sandbox: "Sandbox") -> dict[str, bool]:
     return {result.id: result.ok for result in await check(sandbox.stack)}
 
 
+async def _timeline(sandbox: "Sandbox", person_id: str) -> list[Any]:
+    """One citizen's way through all services, as parts that rich prints."""
+    from cli.timeline import find  # noqa: PLC0415 - as above
+    from cli.trace import tables  # noqa: PLC0415 - as above
+
+    found = await find(sandbox.stack, person_id) if person_id else None
+    return tables(found) if found else []
+
+
 def _present(
-    report: "Report", person_id: str, sandbox: "Sandbox", screen: "Screen", *, as_json: bool
+    report: "Report", person_id: str, timeline: list[Any], sandbox: "Sandbox", screen: "Screen"
 ) -> None:
     from sandbox.show import final, one_line, say_differences  # noqa: PLC0415 - as above
 
-    if as_json:
+    if screen.quiet:
         say_differences(report, screen.console.print)
     else:
         screen.close()
@@ -144,8 +154,8 @@ def _present(
             ("./canbao status", "what runs"),
         ]
         console = f"http://{sandbox.doors['console']}" if "console" in sandbox.doors else ""
-        final(report, "", console, commands, screen.console.print)
-    if as_json or not sys.stdout.isatty():
+        final(report, timeline, console, commands, screen.console.print)
+    if screen.quiet or not sys.stdout.isatty():
         sys.stdout.write(one_line(report) + "\n")
         sys.stdout.flush()
 

@@ -37,7 +37,9 @@ class Screen:
 
     def __init__(self, *, quiet: bool) -> None:
         self.console = Console(stderr=True)
-        self._quiet = quiet
+        if not self.console.is_terminal:
+            self.console.width = 140  # a log has no edge; ids stay whole
+        self.quiet = quiet
         self._live: Live | None = None
         self._tasks: dict[str, Any] = {}
         self._said_at = 0.0
@@ -65,12 +67,12 @@ class Screen:
 
     def say(self, text: str) -> None:
         """One line about what happens now."""
-        if not self._quiet:
+        if not self.quiet:
             self.console.print(text, highlight=False)
 
     def show(self, counts: dict[str, int], targets: dict[str, int]) -> None:
         """Draw where everything stands."""
-        if self._quiet:
+        if self.quiet:
             return
         if not self.console.is_terminal:
             if time.monotonic() - self._said_at > 5:
@@ -123,7 +125,7 @@ class Report(Struct, kw_only=True):
 
 def final(
     report: Report,
-    timeline: str,
+    timeline: list[Any],
     console_url: str,
     commands: list[tuple[str, str]],
     out: Callable[[Any], None],
@@ -157,8 +159,8 @@ def final(
     )
     say_differences(report, out)
     out("  ".join(f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()))
-    if timeline:
-        out(timeline)
+    for part in timeline:
+        out(part)
     if console_url:
         out(f"console: {console_url}")
     out("try next:")
