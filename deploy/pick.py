@@ -1,8 +1,8 @@
-"""Which lines of the hashed lock does an image need? `python pick.py IMAGE`, beside images.toml and requirements.lock.
+"""Which lines of the hashed lock does an image need? `python pick.py IMAGE` beside images.toml and the lock.
 
-What a package needs itself is read from the lock's own `# via` remarks, so nothing is resolved again: an image
-gets exactly the versions and hashes that the tests ran with. Standard library only: it runs before anything is
-installed.
+What a package needs itself is read from the lock's own `# via` remarks, so nothing is resolved again: an
+image gets exactly the versions and hashes that the tests ran with. Standard library only: it runs before
+anything is installed.
 """
 
 import re
@@ -15,15 +15,17 @@ _VIA = re.compile(r"(?m)^    # +(?:via )?([a-z0-9][a-z0-9._-]*)$")
 
 
 def wanted(images: str, image: str) -> list[str]:
-    """The packages that images.toml names for an image. KeyError: there is no such image."""
+    """The packages that images.toml names for an image, or for "chassis". KeyError: no such image."""
     table = tomllib.loads(images)
+    if image == "chassis":
+        return list(table["chassis"])
     if image in table["services"]:
         return [*table["chassis"], *table["services"][image]]
     return list(table["tools"][image])
 
 
 def pick(lock: str, names: list[str]) -> str:
-    """The part of the lock that these packages and everything they need make up. KeyError: one is not locked."""
+    """The part of the lock with these packages and everything they need. KeyError: one is not locked."""
     starts = [found.start() for found in _PIN.finditer(lock)]
     pins = [lock[start:end] for start, end in zip(starts, [*starts[1:], len(lock)], strict=True)]
     by_name = {pin.partition("==")[0]: pin for pin in pins}

@@ -1,7 +1,8 @@
 """What does each container of docker-compose.yml read when it starts, and who makes the servers ready for it?
 
 `python -m sandbox.containers prepare` before Kafka and Postgres start: keys, passwords and settings, into one
-volume for each container, so that none sees another's; what exists stays. `… provision` once both servers run.
+volume for each container, so that none sees another's; what exists stays. `… provision` once both servers
+run.
 """
 
 import asyncio
@@ -32,8 +33,8 @@ _OUTSIDE = Outside(
     smtp="mail:2525",
     callback="http://payment:8100/v1/wechat/notify",
 )
-# Two doors with a login, for containers and for this machine's published port. The two without one listen inside
-# Kafka's own container only.
+# Two doors with a login, for containers and for this machine's published port. The two without one listen
+# inside Kafka's own container only.
 _KAFKA = """\
 process.roles=broker,controller
 node.id=1
@@ -86,7 +87,7 @@ def prepare(volumes: Path, *, kafka_port: int, postgres_port: int, begins: str) 
 
 
 def provision(volumes: Path) -> None:
-    """Make both servers what contracts and tables ask for, as soon as they answer. TimeoutError: they do not."""
+    """Make both servers what contracts and tables ask for, once they answer. TimeoutError: they do not."""
     vault = volumes / "vault"
     stack = _stack(vault, kafka="kafka:9092", postgres="postgres:5432")
     end = time.monotonic() + _WAIT_SECONDS
@@ -105,7 +106,7 @@ def _prepare_outside(volumes: Path, skew: timedelta) -> None:
     keys = volumes / "vault" / "keys"
     for name, file in (("wechat", "wechatpay-platform.json"), ("sms", "sms-platform.json")):
         write_private(volumes / name / "account.json", (keys / file).read_bytes())
-    account = {"account": str(VOLUMES / "account.json"), "listen": "0.0.0.0:9300"}  # noqa: S104 - a container's own
+    account = {"account": str(VOLUMES / "account.json"), "listen": "0.0.0.0:9300"}
     for name, settings in {
         "wechat": {**account, "clock_offset_seconds": skew.total_seconds()},
         "sms": account,

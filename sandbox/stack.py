@@ -164,7 +164,7 @@ class Servers:
             pg_admin_dsn=dsn,
             pg_host=host,
             pg_port=port,
-            secrets=_passwords(self._folder / "secrets.json"),
+            secrets=keep_passwords(self._folder / "secrets.json"),
         )
 
 
@@ -188,7 +188,7 @@ def cache_folder() -> Path:
     )
 
 
-def _passwords(path: Path) -> dict[str, str]:
+def keep_passwords(path: Path) -> dict[str, str]:
     """Kept as long as the data: roles and users stand in it. A principal that is new gets one."""
     known: dict[str, str] = msgspec.json.decode(path.read_bytes()) if path.exists() else {}
     roles = (*PRINCIPALS, *SCHEMAS, *(f"{service}_maintenance" for service in (*SERVICES, *SCHEMAS)))

@@ -1,0 +1,153 @@
+"""Does the whole of it run in containers, and does each image hold only what it should? Needs a Docker
+engine.
+"""
+
+import gc
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from docker.errors import DockerException
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.docker_client import DockerClient
+
+from contracts.topics import SERVICES
+from deploy.pick import pick, wanted
+from sandbox.city import plan
+from sandbox.drive import Outside
+from sandbox.performance import Ground, perform
+from sandbox.ports import Ports
+from sandbox.show import Screen
+from sandbox.stack import Stack
+from tests.deploy.composed import Service, build, copy_out, read_services, said_in, up
+from tests.source import ROOT
+
+HOUSES = (*SERVICES, "console")
+CITIZENS = 12
+
+pytestmark = pytest.mark.timeout(1200)  # a first run builds seven images
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine() -> None:
+    """A Docker engine that answers, else every test here is skipped and says why."""
+    testcontainers_config.ryuk_disabled = True  # another image from outside; what we start, we remove
+    if trouble := no_engine():
+        pytest.skip(f"no Docker engine answers, so nothing ran in containers: {trouble}")
+
+
+def no_engine() -> str:
+    """Why there is none; empty: there is one."""
+    with warnings.catch_warnings():
+        # docker-py forgets the socket on which nobody answered
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            DockerClient().client.ping()
+        except DockerException as trouble:
+            return str(trouble)
+        finally:
+            gc.collect()
+    return ""
+
+
+@pytest.fixture(scope="module")
+def image(engine: None) -> Callable[[str], str]:
+    """Builds an image, once."""
+    built: dict[str, str] = {}
+    services = read_services({})
+
+    def of(name: str) -> str:
+        if name not in built:
+            built[name] = build(services[name])
+        return built[name]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def services(image: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Service]:
+    """The services of docker-compose.yml, their images built, at ports that are free."""
+    ports, published = Ports(tmp_path_factory.mktemp("ports")), dict[str, str]()
+    for name in (*HOUSES, "kafka", "postgres", "wechat", "sms", "mail"):
+        published[f"CANBAO_PORT_{name.upper()}"] = str(ports.take(name))
+    services = read_services(published)
+    for name in (name for name, service in services.items() if "build" in service):
+        image(name)
+    return services
+
+
+@pytest.fixture(scope="module")
+def ground(services: dict[str, Service], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
+    """What partners, agency and payers need to know of the running containers."""
+    folder = tmp_path_factory.mktemp("containers")
+    with up(services) as running:
+        copy_out(running["prepare"], "/run/canbao/vault", folder)
+        vault = folder / "vault"
+        doors = {
+            name: service["ports"][0].rpartition(":")[0]
+            for name, service in services.items()
+            if "ports" in service
+        }
+        yield _ground(vault, doors)
+
+
+def _ground(vault: Path, doors: dict[str, str]) -> Ground:
+    stack, skew = Stack.recall(vault), timedelta(seconds=float((vault / "skew").read_text()))
+    return Ground(
+        kafka=stack.kafka,
+        keys=vault / "keys",
+        outside=Outside(doors=doors, provider=f"http://{doors['wechat']}"),
+        sms=f"http://{doors['sms']}",
+        auditor=stack.database_url("auditor"),
+        now=lambda: datetime.now(UTC) + skew,
+    )
+
+
+async def test_citizens_get_from_application_to_cover_through_containers(ground: Ground) -> None:
+    with Screen(quiet=True) as screen:
+        report, _ = await perform(plan(CITIZENS, 7), ground, screen, patience_seconds=120)
+
+    assert report.expected_equal, report.differences
+    assert report.covered > 0
+    assert report.settled > 0
+    assert report.ledger_sum_fen == 0
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_a_services_image_holds_contracts_chassis_and_that_service_only(
+    image: Callable[[str], str], house: str
+) -> None:
+    folders = said_in(
+        image(house), "cd /app; find . -mindepth 1 -maxdepth 2 -type d -not -name __pycache__ | sort"
+    )
+
+    inside = {folder for folder in folders if not folder.startswith("./contracts/")}
+    assert inside == {"./contracts", "./services", "./services/chassis", f"./services/{house}"}
+
+
+@pytest.mark.parametrize("name", [*HOUSES, "wechat", "prepare"])
+def test_an_image_holds_no_package_beside_those_picked_for_it(image: Callable[[str], str], name: str) -> None:
+    made = {"wechat": "outside", "prepare": "provision"}.get(name, name)
+    lock, images = (ROOT / "requirements.lock").read_text(), (ROOT / "deploy" / "images.toml").read_text()
+    picked = {
+        line.partition("==")[0] for line in pick(lock, wanted(images, made)).splitlines() if line[0].isalnum()
+    }
+
+    found = said_in(image(name), "cd /opt/venv/lib/python3*/site-packages; ls -d *.dist-info")
+
+    installed = {entry.partition("-")[0].replace("_", "-").replace(".", "-").lower() for entry in found}
+    assert installed
+    assert installed <= picked
+
+
+@pytest.mark.parametrize("name", [*HOUSES, "wechat", "prepare"])
+def test_an_image_runs_as_nobody_special_and_holds_no_secret(image: Callable[[str], str], name: str) -> None:
+    said = said_in(
+        image(name),
+        "id -u; find /run/canbao -type f; grep -rlE 'BEGIN [A-Z ]*PRIVATE KEY-----.{9}' /app || true; "
+        "find /app -writable | head -3",
+    )
+
+    assert said == ["1000"]
