@@ -197,7 +197,7 @@ def _complete(plan: Picture, drive: Drive) -> None:
 
 
 def _worth_a_look(city: City, watch: Watch) -> int:
-    """A citizen with a story: paid twice if there is one, else one who settled; the blunders' citizen last."""
+    """A citizen with a story: paid twice if there is one, else one who settled; blunders' citizen last."""
     settled = sorted((n for n in watch.journeys if n >= 0), key=lambda number: (number == 0, number))
     twice = [number for number in settled if city.citizens[number].conduct is Conduct.TWICE]
     return (twice or settled or [-1])[0]
