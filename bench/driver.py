@@ -24,6 +24,7 @@ from bench import sink
 from bench.clients import Headers, Record, cheap_lz4, consumer_at_end, producer, send
 from bench.load import SCHEME, YEAR, Applicant, applicants
 from contracts.answers import Accepted, Rejected
+from contracts.billing import BILLS
 from contracts.enrollment import (
     COVERAGES,
     ENROLLMENTS,
@@ -34,6 +35,7 @@ from contracts.enrollment import (
     SubmitEnrollment,
 )
 from contracts.message import Sealed, contract_of
+from contracts.partners import PARTNERS
 from contracts.payment import ReportPayment
 from sandbox.people import REGION
 from services.chassis import trust
@@ -41,8 +43,7 @@ from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import Keyring, load_keyring
 from services.chassis.settings import Kafka
 
-BANK, AGENCY = "channels.bank", f"agencies.{REGION}"
-BILLS = "billing.bills"
+BANK, AGENCY = PARTNERS["bank"].topic, PARTNERS[REGION].topic
 IN_FLIGHT = 2_000  # registrations that wait for their answer
 _SUBMITTED = b"enrollment.enrollment_submitted.v1"
 _ISSUED = b"billing.bill_issued.v1"
@@ -163,7 +164,7 @@ class Driver:
 
     async def register(self, first: int, count: int) -> dict[str, Any]:
         """Open an account for each; their person_ids. It is not measured."""
-        replies = await consumer_at_end(self.world.bank, [f"{BANK}.replies"])
+        replies = await consumer_at_end(self.world.bank, [PARTNERS["bank"].replies])
         try:
             todo = {
                 f"{self.world.run}-{one.number}-register": one for one in self.people[first : first + count]

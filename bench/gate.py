@@ -7,7 +7,14 @@ from collections.abc import Mapping
 import asyncpg
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from contracts.billing import BILLS
+from contracts.enrollment import COVERAGES, ENROLLMENTS
+from contracts.partners import PARTNERS
+from contracts.payment import PAYMENTS
 from contracts.topics import PARTITIONS, SERVICES
+from sandbox.people import REGION
+
+BANK, AGENCY = PARTNERS["bank"], PARTNERS[REGION]
 
 # How much each count grows with one business transaction. Everything that is not named here may not grow at
 # all.
@@ -28,14 +35,14 @@ GROWS = {
     "facts handled once by billing": 2,
     "facts handled once by payment": 2,
     "facts handled once by notify": 3,
-    "channels.bank": 2,
-    "channels.bank.replies": 2,
-    "agencies.990100": 1,
-    "agencies.990100.replies": 1,
-    "enrollment.enrollments": 2,
-    "enrollment.coverages": 1,
-    "billing.bills": 2,
-    "payment.payments": 1,
+    BANK.topic: 2,
+    BANK.replies: 2,
+    AGENCY.topic: 1,
+    AGENCY.replies: 1,
+    ENROLLMENTS: 2,
+    COVERAGES: 1,
+    BILLS: 2,
+    PAYMENTS: 1,
 }
 TOPICS = tuple(name for name in GROWS if "." in name)
 

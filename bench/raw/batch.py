@@ -11,10 +11,17 @@ import msgspec
 from aiokafka import ConsumerRecord
 
 from contracts.answers import Accepted
-from contracts.billing import BillIssued, BillSettled
-from contracts.enrollment import CoverageActivated, EnrollmentApproved, EnrollmentSubmitted
+from contracts.billing import BILLS, BillIssued, BillSettled
+from contracts.enrollment import (
+    COVERAGES,
+    ENROLLMENTS,
+    CoverageActivated,
+    EnrollmentApproved,
+    EnrollmentSubmitted,
+)
 from contracts.message import contract_of
-from contracts.payment import PaymentSettled
+from contracts.partners import PARTNERS
+from contracts.payment import PAYMENTS, PaymentSettled
 from sandbox.people import REGION
 from services.chassis.ids import uuid7
 from services.chassis.keys import Keyring
@@ -23,19 +30,10 @@ Records = list[ConsumerRecord]
 encode = msgspec.json.Encoder().encode
 
 # Rows name topics and types by their position here.
-TOPICS = [
-    "enrollment.enrollments",
-    "enrollment.coverages",
-    "billing.bills",
-    "payment.payments",
-    "channels.bank.replies",
-    f"agencies.{REGION}.replies",
-    "channels.bank",
-    f"agencies.{REGION}",
-]
+TOPICS = [ENROLLMENTS, COVERAGES, BILLS, PAYMENTS, PARTNERS["bank"].replies, PARTNERS[REGION].replies]
 _FACTS = (EnrollmentSubmitted, EnrollmentApproved, CoverageActivated, BillIssued, BillSettled, PaymentSettled)
 TYPES = [contract_of(fact).type.encode() for fact in _FACTS] + [b"answer.accepted.v1"]
-ENROLLMENTS, COVERAGES, BILLS, PAYMENTS, BANK, AGENCY = range(6)
+ON_ENROLLMENTS, ON_COVERAGES, ON_BILLS, ON_PAYMENTS, TO_BANK, TO_AGENCY = range(6)
 SUBMITTED, APPROVED, ACTIVATED, ISSUED, SETTLED, PAID, ACCEPTED = range(7)
 
 

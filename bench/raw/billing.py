@@ -6,14 +6,17 @@ from functools import lru_cache
 import msgspec
 from msgspec import Struct
 
-from bench.raw.batch import APPROVED, BILLS, ISSUED, PAID, SETTLED, TYPES, Batch, Records, Step, encode
+from bench.raw.batch import APPROVED, ISSUED, ON_BILLS, PAID, SETTLED, TYPES, Batch, Records, Step, encode
 from contracts.billing import BillIssued, BillSettled
+from contracts.enrollment import ENROLLMENTS
 from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId
+from contracts.partners import PARTNERS
+from contracts.payment import PAYMENTS
 from contracts.policy import in_force
 from services.billing.rules import Assessment, premium
 from services.chassis.ids import uuid7
 
-READS = ["channels.bank", "enrollment.enrollments", "payment.payments"]
+READS = [PARTNERS["bank"].topic, ENROLLMENTS, PAYMENTS]
 
 
 class _Approved(Struct, gc=False):
@@ -111,7 +114,7 @@ async def issue(work: Batch, records: Records) -> None:
             policy=policy,
             explanation=a.explanation,
         )
-        work.say(record.partition, BILLS, ISSUED, 1, f.person_id, born, encode(fact))
+        work.say(record.partition, ON_BILLS, ISSUED, 1, f.person_id, born, encode(fact))
     if await work.db.fetchval("select count(*) from bill where person_id = any($1::uuid[])", people):
         raise SystemExit("billed before")
     await work.copy("bill", _BILL, rows)
@@ -146,7 +149,7 @@ async def settle(work: Batch, records: Records) -> None:
             paid_fen=f.amount_fen,
             paid_at=f.paid_at,
         )
-        work.say(record.partition, BILLS, SETTLED, 2, f.person_id, f.obligation_id, encode(fact))
+        work.say(record.partition, ON_BILLS, SETTLED, 2, f.person_id, f.obligation_id, encode(fact))
 
 
 STEPS = {TYPES[APPROVED]: Step(True, issue), TYPES[PAID]: Step(True, settle)}

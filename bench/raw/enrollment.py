@@ -8,13 +8,13 @@ from msgspec import Struct
 
 from bench.raw.batch import (
     ACTIVATED,
-    AGENCY,
     APPROVED,
-    BANK,
-    COVERAGES,
-    ENROLLMENTS,
+    ON_COVERAGES,
+    ON_ENROLLMENTS,
     SETTLED,
     SUBMITTED,
+    TO_AGENCY,
+    TO_BANK,
     TYPES,
     Batch,
     Records,
@@ -23,6 +23,7 @@ from bench.raw.batch import (
     encode,
     verify,
 )
+from contracts.billing import BILLS
 from contracts.enrollment import (
     CoverageActivated,
     EnrollmentApproved,
@@ -31,12 +32,13 @@ from contracts.enrollment import (
     SubmitEnrollment,
 )
 from contracts.message import EnrollmentId, PersonId
+from contracts.partners import PARTNERS
 from sandbox.people import REGION
 from services.chassis.ids import uuid7
 
 CHINA = ZoneInfo("Asia/Shanghai")
 YEAR = 2025
-READS = ["channels.bank", f"agencies.{REGION}", "billing.bills"]
+READS = [PARTNERS["bank"].topic, PARTNERS[REGION].topic, BILLS]
 
 
 class _Settled(Struct, gc=False):
@@ -110,7 +112,7 @@ async def take_in(work: Batch, records: Records) -> None:
             categories=command.categories,
             submitted_at=work.now,
         )
-        work.say(record.partition, ENROLLMENTS, SUBMITTED, 1, command.person_id, born, encode(fact))
+        work.say(record.partition, ON_ENROLLMENTS, SUBMITTED, 1, command.person_id, born, encode(fact))
         commands.append(command)
         results.append({"enrollment_id": born, "status": "SUBMITTED"})
     people = [command.person_id for command in commands]
@@ -122,7 +124,7 @@ async def take_in(work: Batch, records: Records) -> None:
     if (known, live) != (len(people), 0):
         raise SystemExit(f"{known} of {len(people)} people are known, {live} applied before")
     await work.copy("enrollment", _ENROLLMENT, rows)
-    await answer(work, "bank", BANK, records, commands, results)
+    await answer(work, "bank", TO_BANK, records, commands, results)
 
 
 _APPROVE = """update enrollment e
@@ -166,11 +168,11 @@ async def approve(work: Batch, records: Records) -> None:
             decided_at=c.decided_at,
         )
         work.say(
-            record.partition, ENROLLMENTS, APPROVED, sequence, c.person_id, c.enrollment_id, encode(fact)
+            record.partition, ON_ENROLLMENTS, APPROVED, sequence, c.person_id, c.enrollment_id, encode(fact)
         )
         results.append({"enrollment_id": c.enrollment_id, "status": "APPROVED"})
     await work.copy("coverage", _COVERAGE, rows)
-    await answer(work, REGION, AGENCY, records, commands, results)
+    await answer(work, REGION, TO_AGENCY, records, commands, results)
 
 
 _COVER = """update coverage c
@@ -203,7 +205,9 @@ async def cover(work: Batch, records: Records) -> None:
             starts_on=begins,
             ends_on=ends,
         )
-        work.say(record.partition, COVERAGES, ACTIVATED, sequence, f.person_id, f.enrollment_id, encode(fact))
+        work.say(
+            record.partition, ON_COVERAGES, ACTIVATED, sequence, f.person_id, f.enrollment_id, encode(fact)
+        )
 
 
 def _day(instant: datetime) -> date:

@@ -6,14 +6,14 @@ import msgspec
 from msgspec import Struct
 
 from bench.raw.batch import ACTIVATED, ISSUED, PAID, TYPES, Batch, Records, Step, encode
-from contracts.billing import BillIssued
-from contracts.enrollment import CoverageActivated
-from contracts.payment import PaymentSettled
+from contracts.billing import BILLS, BillIssued
+from contracts.enrollment import COVERAGES, ENROLLMENTS, CoverageActivated
+from contracts.payment import PAYMENTS, PaymentSettled
 from contracts.policy import help_of
 from services.chassis.ids import uuid7
 from services.notify.rules.words import Told, words
 
-READS = ["enrollment.enrollments", "enrollment.coverages", "billing.bills", "payment.payments"]
+READS = [ENROLLMENTS, COVERAGES, BILLS, PAYMENTS]
 
 
 class SendSms(Struct, frozen=True, gc=False):

@@ -1,14 +1,15 @@
 """Which rows and facts do bills and a bank's reports make at least?"""
 
 import msgspec
+from aiokafka import ConsumerRecord
 from msgspec import Struct
 
 from bench.raw.batch import (
-    BANK,
     ISSUED,
+    ON_PAYMENTS,
     PAID,
-    PAYMENTS,
     SETTLED,
+    TO_BANK,
     TYPES,
     Batch,
     Records,
@@ -17,12 +18,14 @@ from bench.raw.batch import (
     encode,
     verify,
 )
+from contracts.billing import BILLS
 from contracts.enrollment import Identity
 from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, Sealed
+from contracts.partners import PARTNERS
 from contracts.payment import PaymentSettled, ReportPayment
 from services.chassis.ids import uuid7
 
-READS = ["channels.bank", "billing.bills"]
+READS = [PARTNERS["bank"].topic, BILLS]
 
 
 class _Issued(Struct, gc=False):
@@ -120,12 +123,14 @@ _CLOSE = """update obligation o set status = 'SETTLED', order_id = u.o
     from unnest($1::uuid[], $2::uuid[]) u(id, o) where o.obligation_id = u.id and o.status = 'DUE'"""
 
 
+def _read(work: Batch, record: ConsumerRecord) -> ReportPayment:
+    verify(work, record)
+    return _decode_report(record.value)
+
+
 async def report(work: Batch, records: Records) -> None:
     """ReportPayment."""
-    commands = []
-    for record in records:
-        verify(work, record)
-        commands.append(_decode_report(record.value))
+    commands = [_read(work, record) for record in records]
     ids = [c.obligation_id for c in commands]
     dues = {row[0]: row for row in await work.db.fetch(_DUE, ids)}
     if await work.db.fetchval(_RECEIVED, [c.channel_ref for c in commands]):
@@ -175,14 +180,14 @@ async def report(work: Batch, records: Records) -> None:
             paid_at=c.paid_at,
             posted_at=work.now,
         )
-        work.say(record.partition, PAYMENTS, PAID, 1, person, order, encode(fact))
+        work.say(record.partition, ON_PAYMENTS, PAID, 1, person, order, encode(fact))
         results.append({"order_id": order, "status": "SETTLED", "reason": ""})
     await work.copy("orders", _ORDER, paid)
     await work.copy("order_item", _ITEM, items)
     await work.copy("receipt", _RECEIPT, receipts)
     await work.copy("ledger", _LEG, legs)
     await work.exactly(len(ids), _CLOSE, ids, [row[0] for row in paid])
-    await answer(work, "bank", BANK, records, commands, results)
+    await answer(work, "bank", TO_BANK, records, commands, results)
 
 
 async def close(work: Batch, records: Records) -> None:

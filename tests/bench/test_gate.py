@@ -4,6 +4,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 
 from bench import gate
+from contracts.billing import BILLS
 from sandbox.stack import Stack
 from tests.ground import Database
 
@@ -28,8 +29,8 @@ def test_a_sound_round_passes() -> None:
         ("notification intents", 1),
         ("messages parked by payment", 1),
         ("facts handled once by notify", -1),
-        ("billing.bills", 1),
-        ("channels.bank.replies", -1),
+        (BILLS, 1),
+        (gate.BANK.replies, -1),
     ],
 )
 def test_one_too_few_or_too_many_of_anything_is_a_fault(what: str, by: int) -> None:
