@@ -52,14 +52,18 @@ class Subscriptions:
         self.by_type: dict[str, Subscription] = {}
 
     def __call__(
-        self, message: type[Message], *, refs: Callable[[Message], list[Ref]], lane: str = "money"
+        self, message: type[Message], *, refs: Callable[[Message], list[Ref]], lane: str = ""
     ) -> Callable[[Callable[[Batch[Message], Transaction], Awaitable[None]]], Handler]:
-        """Subscribe a handler. refs: all that a message may change, or whose uniqueness it protects."""
-        if lane not in LANES:
-            raise ValueError(f"lane {lane!r}: expected one of {LANES}")
+        """Subscribe a handler. refs: all that a message may change, or whose uniqueness it protects.
 
+        lane: a fact must name it, because a forgotten one would stand before payments; everything else is money.
+        """
         def subscribe(handler: Callable[[Batch[Message], Transaction], Awaitable[None]]) -> Handler:
             subscription = Subscription(message, handler, refs, lane)
+            if not lane and (subscription.is_command or subscription.contract is None):
+                subscription.lane = "money"
+            if subscription.lane not in LANES:
+                raise ValueError(f"{subscription.type}: lane {lane!r}, expected one of {LANES}")
             if subscription.type in self.by_type:
                 raise ValueError(f"{self.service} handles {subscription.type} twice")
             contract = subscription.contract

@@ -125,8 +125,8 @@ class Transaction:
         """The command's identity for ever."""
         return _key(self._arrivals[id(command)])
 
-    def request_of(self, command: Struct) -> RequestKey:
-        """The command's identity, for an answer that a later message gives. Taking it defers the answer."""
+    def defer(self, command: Struct) -> RequestKey:
+        """Promise the answer: a later message gives it, under this identity."""
         request = self.request(command)
         self.deferred.add(request)
         return request

@@ -105,7 +105,7 @@ async def start_payments(commands: Batch[StartPayment], tx: Transaction) -> None
         ):
             case orders.Starts(born, items) as started:
                 store.save_started(tx, started)
-                tx.request_of(command)
+                tx.defer(command)
                 placing = orders.placing(born, items)
                 tx.call(placing, number=placing.order_no)
                 question = orders.first_question(born)

@@ -54,7 +54,7 @@ class Post:
         async def handle(commands: Batch[ReportPayment], tx: Transaction) -> None:
             """Never called here."""
 
-        @on(BillSettled, refs=lambda told: [1])
+        @on(BillSettled, refs=lambda told: [1], lane="money")
         async def hear(facts: Batch[BillSettled], tx: Transaction) -> None:
             """Never called here."""
 

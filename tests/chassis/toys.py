@@ -51,6 +51,7 @@ class Toy:
     def __init__(self, database: Database) -> None:
         self.database = database
         self.poisoned: set[str] = set()
+        self.poison: BaseException = ZeroDivisionError("a bug")
         self.endless: set[str] = set()
         self.grounds: set[str] = set()          # enrollments whose ground has come
         self.batches: list[list[str]] = []
@@ -64,17 +65,17 @@ class Toy:
     def _subscriptions(self) -> Subscriptions:  # noqa: C901 -- five handlers of three lines
         on = Subscriptions("billing")
 
-        @on(EnrollmentApproved, refs=lambda f: [owes(f.enrollment_id), person(f.person_id)])
+        @on(EnrollmentApproved, refs=lambda f: [owes(f.enrollment_id), person(f.person_id)], lane="money")
         async def bill(facts: Batch[EnrollmentApproved], tx: Transaction) -> None:
             self.batches.append([fact.enrollment_id for fact in facts])
             for fact in facts:
                 if fact.enrollment_id in self.endless:
                     await asyncio.Event().wait()
                 if fact.enrollment_id in self.poisoned:
-                    raise ZeroDivisionError("a bug")
+                    raise self.poison
                 tx.publish(waived(fact.enrollment_id, fact.person_id, tx.now), sequence=1)
 
-        @on(PaymentSettled, refs=lambda f: [owes(f.enrollment_id)])
+        @on(PaymentSettled, refs=lambda f: [owes(f.enrollment_id)], lane="money")
         async def settle(facts: Batch[PaymentSettled], tx: Transaction) -> None:
             for fact in facts:
                 if "settle " + fact.enrollment_id in self.poisoned:

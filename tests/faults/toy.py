@@ -135,7 +135,7 @@ def subscriptions(toy: Toy) -> Subscriptions:  # noqa: C901 -- five handlers of 
         await effects(tx, "approved", [(f.enrollment_id, f.person_id, f.insurance_year) for f in facts])
         await stumbling.maybe(facts)
 
-    @on(PaymentSettled, refs=lambda f: [owes(f.enrollment_id)])
+    @on(PaymentSettled, refs=lambda f: [owes(f.enrollment_id)], lane="money")
     async def settle(facts: Batch[PaymentSettled], tx: Transaction) -> None:
         known = await tx.fetch(
             "select subject from effect where kind = 'approved' and subject = any($1::text[])",
