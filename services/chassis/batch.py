@@ -81,8 +81,8 @@ class Engine:
         try:
             async with asyncio.timeout(seconds):
                 await self._attempt(db, part)
-        except Exception as error:
-            if is_broken(error) or db.is_closed() or isinstance(error, Halted):
+        except (Exception, asyncio.CancelledError) as error:
+            if is_ours_to_stop(error) or is_broken(error) or db.is_closed() or isinstance(error, Halted):
                 raise
             if len(part) == 1:
                 await self._park(db, part[0], error)
@@ -172,7 +172,7 @@ class Engine:
                 self._committed(run)
                 return run.asleep
 
-    async def _park(self, db: asyncpg.Connection, arrival: Arrival, error: Exception) -> None:
+    async def _park(self, db: asyncpg.Connection, arrival: Arrival, error: BaseException) -> None:
         """The culprit goes aside with its refs; what comes for these refs later waits behind it."""
         run = Attempt(self.service, db, self.keys, self.reader, ())
         tx = run.tx
@@ -273,6 +273,12 @@ def _trace(run: Attempt) -> None:
         span.handled(getattr(arrival.message, "journey", ""), arrival.type, arrival.event_id or "")
     for said in run.tx.outbox.said:
         span.said(said.journey, said.type, said.ce_id)
+
+
+def is_ours_to_stop(error: BaseException) -> bool:
+    """Whether this task itself is cancelled; a stray CancelledError would end its loop in silence."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _raise_unless_bug(error: Exception) -> None:

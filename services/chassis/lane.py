@@ -22,7 +22,7 @@ from faststream.kafka.message import KafkaAckableMessage
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.attempt import Positions, save_progress
-from services.chassis.batch import Engine
+from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.database import IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.polling import patiently
@@ -383,12 +383,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             await self._pass_skipped()
             await self.flush()
         _say_goodbye(self.sub.consumer)
-
-
-def is_ours_to_stop(error: BaseException) -> bool:
-    """Whether this loop itself is cancelled; somebody's stray CancelledError would end it in silence."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
 def _say_goodbye(consumer: object) -> None:

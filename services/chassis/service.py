@@ -26,13 +26,13 @@ from starlette.routing import Route
 
 from contracts.topics import TOPICS
 from services.chassis import health, lenient, metrics, telemetry
-from services.chassis.batch import Engine
+from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.calls import Calls, Gateway
 from services.chassis.database import connect
 from services.chassis.door import Door
 from services.chassis.halt import Halt
 from services.chassis.keys import Keyring, load_keyring
-from services.chassis.lane import Lane, is_ours_to_stop
+from services.chassis.lane import Lane
 from services.chassis.operators import Operators, Orders
 from services.chassis.outbox import Memory, Relay
 from services.chassis.settings import Kafka, Settings, load_settings

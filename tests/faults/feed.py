@@ -5,6 +5,7 @@ import random
 from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
+from zlib import crc32
 
 import aiohttp
 from aiokafka import AIOKafkaProducer
@@ -80,7 +81,7 @@ class Feed:
         self.foreign, self._calls = 0, calls
         self._chance = random.Random(seed)
         self._people = [uuid7() for _ in range(PEOPLE)]
-        self._askers = [uuid7() for _ in range(20)]
+        self._askers = [uuid7() for _ in range(200)]
         self._payments: list[PaymentSettled] = []
         self._sends: list[asyncio.Future[Any]] = []
         keys = load_keyring(field.keys / "wechat.json")
@@ -154,7 +155,8 @@ class Feed:
 
     def _asked(self, request_id: str) -> QueryBill:
         self.commands[request_id] += 1
-        return QueryBill(request_id=request_id, person_id=self._askers[0], insurance_year=2025)
+        who = self._askers[crc32(request_id.encode()) % len(self._askers)]
+        return QueryBill(request_id=request_id, person_id=who, insurance_year=2025)
 
     async def knock(self, http: aiohttp.ClientSession, door: str, request_id: str) -> Answer:
         """A command through a member's door, asked until it is answered."""

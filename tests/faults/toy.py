@@ -45,7 +45,7 @@ person = refs.by_uuid("person")
 
 
 class Toy(Struct, frozen=True, kw_only=True):
-    """provider: where calls go. cured: while this file is missing, poisoned facts raise. held: while this
+    """provider: where calls go. cured: while this file is missing, poisoned facts raise, others stumble. held: while this
     file exists, a slow fact's handler waits. slow_seconds: the longest that any handler waits.
 
     passing, shy: the share of handler calls that fail as if the network did, or with a bug that shows only
@@ -87,6 +87,8 @@ class Stumbling:
 
     async def maybe(self, facts: Sequence[Struct]) -> None:
         """After the writes: nothing of them may stay."""
+        if _exists(self.toy.cured):
+            return
         await asyncio.sleep(self.chance.random() * self.toy.slow_seconds)
         if self.chance.random() < self.toy.passing:
             raise self.chance.choice(
