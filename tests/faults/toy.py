@@ -45,8 +45,9 @@ person = refs.by_uuid("person")
 
 
 class Toy(Struct, frozen=True, kw_only=True):
-    """provider: where calls go. cured: while this file is missing, poisoned facts raise, others stumble. held: while this
-    file exists, a slow fact's handler waits. slow_seconds: the longest that any handler waits.
+    """provider: where calls go. cured: while this file is missing, poisoned facts raise and handlers stumble.
+    held: while this file exists, a slow fact's handler waits. slow_seconds: the longest that any handler
+    waits.
 
     passing, shy: the share of handler calls that fail as if the network did, or with a bug that shows only
     among several messages. plant: a protection to take out.
