@@ -3,16 +3,21 @@ engine.
 """
 
 import gc
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import asyncpg
 import pytest
+from confluent_kafka import KafkaException
 from docker.errors import DockerException
 from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
 from testcontainers.core.docker_client import DockerClient
 
+from cli.verify import check
 from contracts.topics import SERVICES
 from deploy.pick import pick, wanted
 from sandbox.city import plan
@@ -21,6 +26,7 @@ from sandbox.performance import Ground, perform
 from sandbox.ports import Ports
 from sandbox.show import Screen
 from sandbox.stack import Stack
+from services.chassis.topics import Broker
 from tests.deploy.composed import Service, build, copy_out, read_services, said_in, up
 from tests.source import ROOT
 
@@ -79,22 +85,25 @@ def services(image: Callable[[str], str], tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def ground(services: dict[str, Service], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """What partners, agency and payers need to know of the running containers."""
+def running(services: dict[str, Service]) -> Iterator[dict[str, DockerContainer]]:
+    """Every container, healthy."""
+    with up(services) as containers:
+        yield containers
+
+
+@pytest.fixture(scope="module")
+def vault(running: dict[str, DockerContainer], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Passwords, keys and addresses, copied out as a user would."""
     folder = tmp_path_factory.mktemp("containers")
-    with up(services) as running:
-        copy_out(running["prepare"], "/run/canbao/vault", folder)
-        vault = folder / "vault"
-        doors = {
-            name: service["ports"][0].rpartition(":")[0]
-            for name, service in services.items()
-            if "ports" in service
-        }
-        yield _ground(vault, doors)
+    copy_out(running["prepare"], "/run/canbao/vault", folder)
+    return folder / "vault"
 
 
-def _ground(vault: Path, doors: dict[str, str]) -> Ground:
+@pytest.fixture(scope="module")
+def ground(vault: Path, services: dict[str, Service]) -> Ground:
+    """What partners, agency and payers need to know."""
     stack, skew = Stack.recall(vault), timedelta(seconds=float((vault / "skew").read_text()))
+    doors = {name: s["ports"][0].rpartition(":")[0] for name, s in services.items() if "ports" in s}
     return Ground(
         kafka=stack.kafka,
         keys=vault / "keys",
@@ -103,16 +112,6 @@ def _ground(vault: Path, doors: dict[str, str]) -> Ground:
         auditor=stack.database_url("auditor"),
         now=lambda: datetime.now(UTC) + skew,
     )
-
-
-async def test_citizens_get_from_application_to_cover_through_containers(ground: Ground) -> None:
-    with Screen(quiet=True) as screen:
-        report, _ = await perform(plan(CITIZENS, 7), ground, screen, patience_seconds=120)
-
-    assert report.expected_equal, report.differences
-    assert report.covered > 0
-    assert report.settled > 0
-    assert report.ledger_sum_fen == 0
 
 
 @pytest.mark.parametrize("house", HOUSES)
@@ -151,3 +150,50 @@ def test_an_image_runs_as_nobody_special_and_holds_no_secret(image: Callable[[st
     )
 
     assert said == ["1000"]
+
+
+async def test_citizens_get_from_application_to_cover_through_containers(ground: Ground, vault: Path) -> None:
+    with Screen(quiet=True) as screen:
+        report, _ = await perform(plan(CITIZENS, 7), ground, screen, patience_seconds=120)
+
+    assert report.expected_equal, report.differences
+    assert min(report.covered, report.settled, report.notified) > 0
+    assert {result.id for result in await check(Stack.recall(vault)) if not result.ok} == set()
+
+
+def test_the_broker_in_a_container_grants_what_contracts_grant_and_nothing_more(vault: Path) -> None:
+    found = Broker(Stack.recall(vault).kafka_admin).plan()
+
+    assert found.authorizer
+    assert found.lines() == []
+
+
+async def test_nobody_gets_in_without_a_password(vault: Path) -> None:
+    stack = Stack.recall(vault)
+
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        await asyncpg.connect(
+            stack.database_url("billing").replace(stack.secrets["billing"], "guessed"), ssl="disable"
+        )
+    with pytest.raises(KafkaException):
+        Broker(stack.kafka_bootstrap).plan()
+
+
+def test_no_password_is_told_by_a_container_or_the_engine(
+    running: dict[str, DockerContainer], vault: Path
+) -> None:
+    secrets = [*Stack.recall(vault).secrets.values(), (vault / "admin").read_text()]
+
+    for name, container in running.items():
+        wrapped = container.get_wrapped_container()
+        told = wrapped.logs().decode(errors="replace") + json.dumps(wrapped.attrs)
+        assert not any(secret in told for secret in secrets), name
+
+
+@pytest.mark.parametrize("house", HOUSES)
+def test_a_service_that_is_told_to_stop_ends_well(running: dict[str, DockerContainer], house: str) -> None:
+    container = running[house].get_wrapped_container()
+
+    container.stop(timeout=25)
+
+    assert container.wait()["StatusCode"] == 0
