@@ -380,8 +380,11 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.stopping = True
         self.compared.set()         # who waits for the comparison sees that we stop
         async with self.lock:
-            await self._pass_skipped()
-            await self.flush()
+            try:
+                await self._pass_skipped()
+                await self.flush()
+            except Exception as error:  # noqa: BLE001 -- without its database too a process can stop
+                log.warning("last_flush_failed", group=self.group, error=type(error).__name__)
         _say_goodbye(self.sub.consumer)
 
 

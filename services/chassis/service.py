@@ -201,7 +201,7 @@ class Running:
         for lane in self.lanes:
             lane.stopping = True
             if lane.db is not None:
-                await lane.db.close()  # the member's name is free only now
+                lane.db.terminate()  # nothing is open in it; the member's name is free only now
 
     async def _open(self, lane: Lane) -> None:
         """A lane with its name, and with its beat from then on, however long Kafka takes."""

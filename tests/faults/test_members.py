@@ -126,6 +126,17 @@ async def test_a_member_without_a_stable_name_lives_and_survives_its_database(fi
         assert member.poll() is None
 
 
+@pytest.mark.parametrize("number", [0, -1])
+async def test_asked_to_stop_without_its_database_a_member_ends(field: Field, number: int) -> None:
+    async with Feed(field, calls=False) as feed:
+        member = await field.member(field.toy(), number).start().ready(60)
+        await field.stop_postgres()
+        await feed.record("enrollment.enrollments", "enrollment.enrollment_rejected.v1", uuid7(), b"{}")
+        await feed.all_sent()
+        member.signal(signal.SIGTERM)
+        assert await member.ended(40) == (FENCED if number >= 0 else 0), member.tail()
+
+
 async def test_a_fenced_member_comes_back_by_itself(field: Field) -> None:
     async with Feed(field, calls=False) as feed:
         member = await field.member(field.toy()).start(keep=True).ready(60)
