@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from cli.place import STACK_FOLDER
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from sandbox.supervisor import Sandbox
 
 HELP = "start everything, live a synthetic city through it, compare the outcome with the plan"
-BEGINS = datetime.fromisoformat("2024-12-20T09:00+08:00")  # inside the collection window of the policy pack
 MOST_CITIZENS = 1_000_000
 
 
@@ -51,31 +50,30 @@ class NotReadyError(Exception):
 
 async def _demo(args: argparse.Namespace) -> int:
     from sandbox.city import plan  # noqa: PLC0415 - as above
+    from sandbox.clock import BEGINS  # noqa: PLC0415 - as above
     from sandbox.performance import perform  # noqa: PLC0415 - as above
     from sandbox.show import Screen  # noqa: PLC0415 - as above
     from sandbox.supervisor import running  # noqa: PLC0415 - as above
 
-    skew = BEGINS - datetime.now(UTC)
-    _make_empty()
     city = plan(args.citizens, args.seed)
     with Screen(quiet=args.json) as screen:
-        changes = {"wechat": {"clock_offset_seconds": skew.total_seconds()}}
-        async with running(STACK_FOLDER, changes=changes, say=screen.say) as sandbox:
-            await _set_clock(sandbox, skew)
+        _make_empty(screen)
+        async with running(STACK_FOLDER, say=screen.say) as sandbox:
             if missing := await sandbox.ready():
                 raise NotReadyError(f"no answer from {', '.join(missing)}; see {STACK_FOLDER / 'logs'}")
             screen.say(f"every service answers; it is {BEGINS:%Y-%m-%d %H:%M} in the sandbox")
             patience = 25 + args.citizens / 50
-            report, person_id = await perform(city, _ground(sandbox, skew), screen, patience_seconds=patience)
+            report, person_id = await perform(city, _ground(sandbox), screen, patience_seconds=patience)
             report.invariants = await _verify(sandbox)
             timeline = [] if args.json else await _timeline(sandbox, person_id)
-            _present(report, person_id, timeline, sandbox, screen)
-            if screen.console.is_terminal and sys.stdin.isatty() and not args.json:
+            stays = screen.console.is_terminal and sys.stdin.isatty() and not args.json
+            _present(report, person_id, timeline, sandbox, screen, stays=stays)
+            if stays:
                 await _until_told(screen)
     return 0 if report.expected_equal and all(report.invariants.values()) else 1
 
 
-def _make_empty() -> None:
+def _make_empty(screen: "Screen") -> None:
     """The demo's people can register once only, so it starts from nothing. AlreadyUp: somebody uses the
     sandbox.
     """
@@ -86,26 +84,13 @@ def _make_empty() -> None:
 
     STACK_FOLDER.mkdir(parents=True, exist_ok=True)
     hold(STACK_FOLDER).close()
+    if (STACK_FOLDER / "stack.toml").exists():
+        screen.say(f"there is a sandbox in {STACK_FOLDER}: it is emptied first")
     remove(STACK_FOLDER)
     shutil.rmtree(STACK_FOLDER, ignore_errors=True)
 
 
-async def _set_clock(sandbox: "Sandbox", skew: timedelta) -> None:
-    """Put the business clock of an empty sandbox where the demo begins; from here on it only goes forward."""
-    import asyncpg  # noqa: PLC0415 - as above
-
-    from contracts.topics import SERVICES  # noqa: PLC0415 - as above
-
-    stack = sandbox.stack
-    conn = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
-    try:
-        for service in (*SERVICES, "console"):
-            await conn.execute(f"update {service}.clock set skew = $1", skew)  # noqa: S608 - names of ours
-    finally:
-        await conn.close()
-
-
-def _ground(sandbox: "Sandbox", skew: timedelta) -> "Ground":
+def _ground(sandbox: "Sandbox") -> "Ground":
     from sandbox.drive import Outside  # noqa: PLC0415 - as above
     from sandbox.performance import Ground  # noqa: PLC0415 - as above
 
@@ -115,7 +100,7 @@ def _ground(sandbox: "Sandbox", skew: timedelta) -> "Ground":
         outside=Outside(doors=sandbox.doors, provider=f"http://{sandbox.doors['wechat']}"),
         sms=f"http://{sandbox.doors['sms']}",
         auditor=sandbox.stack.database_url("auditor"),
-        now=lambda: datetime.now(UTC) + skew,
+        now=lambda: datetime.now(UTC) + sandbox.skew,
     )
 
 
@@ -138,8 +123,15 @@ async def _timeline(sandbox: "Sandbox", person_id: str) -> list[Any]:
 
 
 def _present(
-    report: "Report", person_id: str, timeline: list[Any], sandbox: "Sandbox", screen: "Screen"
+    report: "Report",
+    person_id: str,
+    timeline: list[Any],
+    sandbox: "Sandbox",
+    screen: "Screen",
+    *,
+    stays: bool,
 ) -> None:
+    """stays: the sandbox goes on running after this."""
     from sandbox.show import final, one_line, say_differences  # noqa: PLC0415 - as above
 
     if screen.quiet:
@@ -147,9 +139,13 @@ def _present(
     else:
         screen.close()
         commands = [
+            *(() if stays else (("./canbao up", "the same city again, in the background"),)),
             (f"./canbao trace {person_id}", "this citizen's way through all services"),
-            ("./canbao tail billing.bills --from beginning --count 3", "what billing said"),
-            ("./canbao tail payment.payments --from beginning --filter reason=PAID_TWICE", "what goes back"),
+            ("./canbao tail billing.bills --from beginning --no-follow --count 3", "what billing said"),
+            (
+                "./canbao tail payment.payments --from beginning --no-follow --filter reason=PAID_TWICE",
+                "what goes back",
+            ),
             ("./canbao verify", "the invariants once more"),
             ("./canbao status", "what runs"),
         ]

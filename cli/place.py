@@ -1,11 +1,42 @@
 """Where does this checkout keep what it runs, and how do its verbs speak to a person?"""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox.stack import Stack
 
 ROOT = Path(__file__).resolve().parent.parent
 STACK_FOLDER = Path(os.environ.get("CANBAO_DATA") or ROOT / ".canbao")
+
+NOTHING_RUNS = "nothing runs here: ./canbao up starts it"
+
+
+class NothingRuns(Exception):
+    """No Kafka or no Postgres answers where the last stack of this folder had them."""
+
+    def __init__(self) -> None:
+        super().__init__(NOTHING_RUNS)
+
+
+async def running_stack() -> "Stack":
+    """The stack, once it has answered. Raises NothingRuns: known before a client is made that would
+    complain.
+    """
+    from sandbox.stack import Stack  # noqa: PLC0415 -- imported when needed: --help stays instant
+    from sandbox.state import answers  # noqa: PLC0415 -- as above
+
+    try:
+        stack = Stack.recall(STACK_FOLDER)
+    except FileNotFoundError:
+        raise NothingRuns from None
+    doors = (stack.kafka_bootstrap.partition(",")[0], f"{stack.pg_host}:{stack.pg_port}")
+    if not all(await asyncio.gather(*(answers(door, "") for door in doors))):
+        raise NothingRuns
+    return stack
 
 
 def say(line: str) -> None:

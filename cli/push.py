@@ -4,17 +4,20 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cli.place import STACK_FOLDER
+from cli.place import STACK_FOLDER, NothingRuns, running_stack
 
 if TYPE_CHECKING:
     from sandbox.stack import Stack
 
 HELP = "send commands as a channel and print the answers"
+_LOOK_SECONDS = 0.02
 TAMPERINGS = ("body", "signature", "key", "type", "id", "unsigned")
 _FORGERIES = {
     "body": "changed body",
@@ -64,9 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: every command was answered (a refusal is an answer), every tampered one was not. 1: otherwise.
-
-    2: the input makes no sense.
+    """0: every command was answered (a refusal is an answer), every tampered one was not. 1: otherwise,
+    or nothing runs. 2: the input makes no sense.
     """
     from contracts.partners import PARTNERS  # noqa: PLC0415 - imported when needed: --help stays instant
 
@@ -116,29 +118,65 @@ async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
 
     from sandbox.partner import Partner  # noqa: PLC0415 - as above
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
     from services.chassis.keys import load_keyring  # noqa: PLC0415 - as above
 
     try:
-        stack = Stack.recall(STACK_FOLDER)
+        stack = await running_stack()
         keys = load_keyring(STACK_FOLDER / "keys" / f"{args.channel}.json")
         partner = Partner(args.channel, stack.kafka(args.channel), keys, await _business_clock(stack))
         await partner.start()
-    except FileNotFoundError:
-        return _say("nothing runs here: ./canbao up starts it")
+    except NothingRuns as nothing:
+        return _say(str(nothing), 1)
     except (KafkaError, OSError) as error:
         return _say(str(error))
     unexpected = 0
     try:
-        for number, wish in enumerate(wishes):
-            if number and args.delay:
-                await asyncio.sleep(args.delay)
-            unexpected += await _say_once(partner, wish, args) == bool(args.tamper)
+        async with Parkings.heard(stack, listen=bool(args.tamper)) as parkings:
+            for number, wish in enumerate(wishes):
+                if number and args.delay:
+                    await asyncio.sleep(args.delay)
+                unexpected += await _say_once(partner, parkings, wish, args) == bool(args.tamper)
     except (KafkaError, ValueError) as error:
         return _say(str(error))
     finally:
         await partner.stop()
     return 1 if unexpected else 0
+
+
+class Parkings:
+    """What services say that they have parked since we began to listen, by where the record stands."""
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, dict[str, Any]] = {}
+
+    @classmethod
+    @asynccontextmanager
+    async def heard(cls, stack: "Stack", *, listen: bool) -> "AsyncIterator[Parkings]":
+        """Listening for as long as the block lasts; every service, since a forged type may be anybody's."""
+        from contracts.operations import OPERATIONS  # noqa: PLC0415 - as above
+        from contracts.topics import SERVICES  # noqa: PLC0415 - as above
+        from sandbox.partner import read_topics  # noqa: PLC0415 - as above
+
+        parkings = cls()
+        if not listen:
+            yield parkings
+            return
+        topics = [OPERATIONS.format(service=service) for service in SERVICES]
+        consumer = await read_topics(stack.kafka("auditor"), topics, from_start=False)
+        listening = asyncio.create_task(parkings._listen(consumer))
+        try:
+            yield parkings
+        finally:
+            listening.cancel()
+            await consumer.stop()
+
+    async def _listen(self, consumer: Any) -> None:
+        while True:
+            for records in (await consumer.getmany(timeout_ms=100)).values():
+                for record in records:
+                    body = json.loads(record.value)
+                    if "parked_id" in body and "source" in body:
+                        self.by_source[body["source"]] = body
 
 
 async def _business_clock(stack: "Stack") -> Callable[[], datetime]:
@@ -153,10 +191,12 @@ async def _business_clock(stack: "Stack") -> Callable[[], datetime]:
     return lambda: datetime.now(UTC) + skew
 
 
-async def _say_once(partner: Any, wish: Wish, args: argparse.Namespace) -> bool:
-    """Send one wish, print what came back; False: nothing did."""
+async def _say_once(partner: Any, parkings: Parkings, wish: Wish, args: argparse.Namespace) -> bool:
+    """Send one wish as often as asked for, print what each came to; False: no answer to any."""
     from msgspec.json import encode  # noqa: PLC0415 - as above
 
+    answers: list[Any] = []
+    partner.answers[wish.request_id] = answers
     letters = []
     for _ in range(args.repeat):
         body = encode(_sealed(wish, partner.keys))
@@ -165,21 +205,43 @@ async def _say_once(partner: Any, wish: Wish, args: argparse.Namespace) -> bool:
             if args.tamper
             else partner.signed(wish.type, wish.key, body)
         )
-    places: list[Any] = []
-    try:
-        answer = await partner.ask_raw(wish.request_id, letters, wait_seconds=args.wait, places=places)
-        line = {"sent": list(map(str, places)), **json.loads(encode(answer))}
-    except TimeoutError:
-        line = {
-            "sent": list(map(str, places)),
-            "outcome": "NO_ANSWER",
-            "request_id": wish.request_id,
-            "command": wish.type,
-            "todo": "was it parked? ./canbao tail enrollment.operations --from beginning",
-        }
+    sent = list(map(str, await asyncio.gather(*map(partner.post, letters))))
+    end, shown = time.monotonic() + args.wait, 0
+    while shown < len(sent) and time.monotonic() < end:
+        for answer in answers[shown:]:
+            _print({"sent": sent, **json.loads(encode(answer))})
+        shown = len(answers)
+        if sum(place in parkings.by_source for place in sent) + shown >= len(sent):
+            break
+        await asyncio.sleep(_LOOK_SECONDS)
+    parked = [parkings.by_source[place] for place in sent if place in parkings.by_source]
+    for parking in parked:
+        _print({"outcome": "PARKED", "request_id": wish.request_id, "command": wish.type, **parking})
+    if shown + len(parked) < len(sent):
+        _print(_silence(wish, sent, missing=len(sent) - shown - len(parked)))
+    return bool(answers)
+
+
+def _silence(wish: Wish, sent: list[str], *, missing: int) -> dict[str, Any]:
+    """missing: how many of those that were sent came to nothing."""
+    from contracts.message import CONTRACTS  # noqa: PLC0415 - as above
+    from contracts.operations import OPERATIONS  # noqa: PLC0415 - as above
+
+    owner = CONTRACTS[wish.type].owner
+    topic = OPERATIONS.format(service=wish.body.get("service", owner) if owner == "any" else owner)
+    return {
+        "sent": sent,
+        "outcome": "NO_ANSWER",
+        "request_id": wish.request_id,
+        "command": wish.type,
+        "missing": missing,
+        "todo": f"was it parked? ./canbao tail {topic} --from beginning --no-follow",
+    }
+
+
+def _print(line: dict[str, Any]) -> None:
     sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
     sys.stdout.flush()
-    return bool(line["outcome"] != "NO_ANSWER")
 
 
 def _sealed(wish: Wish, keys: Any) -> dict[str, Any]:
@@ -210,6 +272,6 @@ def _tampered(partner: Any, wish: Wish, body: bytes, what: str) -> Any:
     return forge(_FORGERIES[what], partner, partner, type_name=wish.type, key=wish.key, body=body)
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = 2) -> int:
     sys.stderr.write(f"canbao push: {text}\n")
-    return 2
+    return code

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-from cli.place import STACK_FOLDER
+from cli.place import NothingRuns, running_stack
 
 HELP = "print a topic's records as JSON lines"
 
@@ -33,14 +33,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="K=V",
         help="only records where it holds; K is key, a header (ce_type) or a path in the body (lines.0.fen)",
     )
-    parser.add_argument("--count", type=int, default=0, metavar="N", help="stop after N printed records")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N printed records; waits until there are so many, unless --no-follow",
+    )
     parser.add_argument(
         "--no-follow", action="store_true", help="stop at what was the topic's end when it started"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print until Ctrl-C, --count or, with --no-follow, the end. 2: the arguments make no sense."""
+    """Print until Ctrl-C, --count or, with --no-follow, the end. 1: nothing runs. 2: the arguments make no
+    sense."""
     from contracts.topics import TOPICS  # noqa: PLC0415 - imported when needed: --help stays instant
 
     if args.topic not in TOPICS:
@@ -74,13 +81,12 @@ async def _tail(args: argparse.Namespace, start: str | int | datetime, wanted: l
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
 
     from sandbox.partner import read_topics  # noqa: PLC0415 - as above
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
 
     try:
-        kafka = Stack.recall(STACK_FOLDER).kafka("auditor")
+        kafka = (await running_stack()).kafka("auditor")
         consumer = await read_topics(kafka, [args.topic], from_start=start != "end")
-    except FileNotFoundError:
-        return _say("nothing runs here: ./canbao up starts it")
+    except NothingRuns as nothing:
+        return _say(str(nothing), 1)
     except KafkaError as error:
         return _say(f"{args.topic}: {error}")
     stopped = asyncio.Event()
@@ -198,6 +204,6 @@ def _inside(holder: Any, part: str) -> Any:
     return None
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = 2) -> int:
     sys.stderr.write(f"canbao tail: {text}\n")
-    return 2
+    return code

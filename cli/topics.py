@@ -2,10 +2,12 @@
 them."""
 
 import argparse
+import asyncio
 import json
 import os
 import sys
-from pathlib import Path
+
+from cli.place import NOTHING_RUNS, NothingRuns, running_stack
 
 HELP = "compare topics, settings and ACLs with the broker, or make them agree"
 
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
     address = args.kafka or _address()
     if not address:
-        return _say("no stack is running here: start it with ./canbao up, or name a broker with --kafka")
+        return _say(f"{NOTHING_RUNS}; or name a broker with --kafka")
     broker = Broker(address)
     try:
         plan = broker.plan()
@@ -75,15 +77,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _address() -> str:
-    """CANBAO_KAFKA, else the administrator's door of the stack that runs over .canbao; empty: there is
+    """CANBAO_KAFKA, else the administrator's door of the stack that was started here; empty: there is
     none."""
-    from sandbox.stack import Stack  # noqa: PLC0415 - as above
-
     if named := os.environ.get("CANBAO_KAFKA"):
         return named
     try:
-        return Stack.recall(Path(__file__).resolve().parent.parent / ".canbao").kafka_admin
-    except FileNotFoundError:
+        return asyncio.run(running_stack()).kafka_admin
+    except NothingRuns:
         return ""
 
 

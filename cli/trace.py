@@ -6,7 +6,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cli.place import STACK_FOLDER
+from cli.place import NothingRuns, running_stack
 
 if TYPE_CHECKING:
     from cli.timeline import Timeline
@@ -30,20 +30,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: shown. 1: nobody knows the id. 2: it can't be an id, or nothing runs."""
+    """0: shown. 1: nobody knows the id, or nothing runs. 2: it can't be an id."""
     if not _ID.fullmatch(args.id):
         return _say(f"{args.id[:40]!r} is no id: expected 1 to 100 visible ASCII characters", 2)
     if _PERSONAL.fullmatch(args.id):
         return _say("ID numbers and phones are stored sealed and find nobody; give an id of ours", 2)
     import asyncpg  # noqa: PLC0415 - --help stays instant
 
-    from cli.timeline import find  # noqa: PLC0415 - --help stays instant
-    from sandbox.stack import Stack  # noqa: PLC0415 - --help stays instant
 
     try:
-        found = asyncio.run(find(Stack.recall(STACK_FOLDER), args.id))
-    except FileNotFoundError:
-        return _say("nothing runs here: ./canbao up starts it", 2)
+        found = asyncio.run(_find(args.id))
+    except NothingRuns as nothing:
+        return _say(str(nothing), 1)
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return _say(f"the database does not answer: {type(error).__name__}: {error} (./canbao status)", 2)
     if found is None:
@@ -55,6 +53,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         show(found)
     return 0
+
+
+async def _find(id: str) -> "Timeline | None":
+    from cli.timeline import find  # noqa: PLC0415 - --help stays instant
+
+    return await find(await running_stack(), id)
 
 
 def show(found: "Timeline") -> None:

@@ -6,11 +6,9 @@ import json
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from msgspec import Struct
-
-from cli.place import STACK_FOLDER
+from cli.place import NothingRuns, running_stack
 
 if TYPE_CHECKING:
     import asyncpg
@@ -23,7 +21,7 @@ PATIENCE_SECONDS = 10.0  # what is true only when all is quiet may take so long 
 SHOWN = 3
 
 
-class Result(Struct, frozen=True, kw_only=True):
+class Result(NamedTuple):
     """One invariant. rows: how many break it, counted up to a bound. what: what holds, or what breaks it and
     what to do."""
 
@@ -40,13 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: all hold. 1: one does not. 2: they can't be checked."""
-    from sandbox.stack import Stack  # noqa: PLC0415 - --help stays instant
-
+    """0: all hold. 1: one does not, or nothing runs. 2: they can't be checked."""
     try:
-        results = asyncio.run(check(Stack.recall(STACK_FOLDER)))
-    except FileNotFoundError:
-        return _say("nothing runs here: ./canbao up starts it")
+        results = asyncio.run(_check())
+    except NothingRuns as nothing:
+        return _say(str(nothing), 1)
     except _unreachable() as error:
         return _say(f"can't check: {type(error).__name__}: {error} (./canbao status)")
     if args.json:
@@ -57,6 +53,10 @@ def run(args: argparse.Namespace) -> int:
         for result in results:
             sys.stdout.write(f"{'✓' if result.ok else '✗'} {result.id:<4}{result.ms:>6} ms  {result.what}\n")
     return 0 if all(result.ok for result in results) else 1
+
+
+async def _check() -> list[Result]:
+    return await check(await running_stack())
 
 
 async def check(stack: "Stack") -> list[Result]:
@@ -155,6 +155,6 @@ def _unreachable() -> tuple[type[BaseException], ...]:
     return OSError, TimeoutError, KafkaError, KafkaException, asyncpg.PostgresError, asyncpg.InterfaceError
 
 
-def _say(text: Any) -> int:
+def _say(text: str, code: int = 2) -> int:
     sys.stderr.write(f"canbao verify: {text}\n")
-    return 2
+    return code

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from sandbox.expected import Difference
 
@@ -27,6 +28,8 @@ _ZH = {
     "notified": "通知",
 }
 MOST_LISTED = 5
+MARKS_IN_A_LINE = 10  # so that the line fits in 80 columns
+COMMAND_COLUMNS = 74  # the same, indented by 4 and with a backslash at the end
 
 
 class Screen:
@@ -158,14 +161,31 @@ def final(
         else "[red]outcomes differ from the plan ✗[/red]"
     )
     say_differences(report, out)
-    out("  ".join(f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()))
+    marks = [f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()]
+    for start in range(0, len(marks), MARKS_IN_A_LINE):
+        out("  ".join(marks[start : start + MARKS_IN_A_LINE]))
     for part in timeline:
         out(part)
     if console_url:
         out(f"console: {console_url}")
     out("try next:")
     for command, what in commands:
-        out(f"  {command:<58} {what}")
+        out(Text(f"  {what}:", no_wrap=True))
+        for line in fitted(command):
+            out(Text(f"    {line}", no_wrap=True))
+
+
+def fitted(command: str) -> list[str]:
+    """The command in lines that fit and can be pasted together: each but the last ends with a backslash."""
+    lines = [""]
+    for word in command.split():
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if len(longer) > COMMAND_COLUMNS:
+            lines[-1] += " \\"
+            longer = f"  {word}"
+            lines.append(longer)
+        lines[-1] = longer
+    return lines
 
 
 def say_differences(report: Report, out: Callable[[Any], None]) -> None:

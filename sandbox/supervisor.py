@@ -10,13 +10,15 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from sandbox.clock import BEIJING, begin
 from sandbox.lifeline import Child
 from sandbox.ports import write_private
 from sandbox.processes import ROOT, Process, make_processes
@@ -113,11 +115,18 @@ class Keeper:
 
 class Sandbox:
     """A running sandbox. stack: where the servers are. keepers: by process name. doors: host:port by process
-    name.
+    name. skew: business clock minus system clock when it started.
     """
 
-    def __init__(self, folder: Path, stack: Stack, servers: Servers, processes: list[Process]) -> None:
-        self.folder, self.stack, self.servers = folder, stack, servers
+    def __init__(
+        self,
+        folder: Path,
+        stack: Stack,
+        servers: Servers,
+        processes: list[Process],
+        skew: timedelta = timedelta(0),
+    ) -> None:
+        self.folder, self.stack, self.servers, self.skew = folder, stack, servers, skew
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
         self.keepers = {process.name: Keeper(process, logs / f"{process.name}.log") for process in processes}
@@ -188,62 +197,77 @@ async def running(
     quick: bool = False,
 ) -> AsyncIterator[Sandbox]:
     """The whole sandbox over `folder`, started, for as long as the block lasts; call `ready` before using
-    its doors.
+    its doors. state.json tells the other verbs how it goes.
 
     changes: settings by process name, see make_processes. AlreadyUp: somebody else runs it. The servers'
     troubles pass through.
     """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 -- nothing runs yet that it could hold up
     with hold(folder):
-        servers = Servers(folder, quick=quick, say=say)
+        diary = Diary(folder, say)
+        diary.tell("starting")
+        servers = Servers(folder, quick=quick, say=diary.say)
         try:
-            stack = await asyncio.to_thread(servers.start)
-            say("Kafka and Postgres run")
-            await asyncio.to_thread(provision_stack, stack, say)
-            say("topics, roles and tables stand")
-            sandbox = Sandbox(folder, stack, servers, make_processes(folder, stack, changes))
-            sandbox.start()
+            sandbox = await _started(folder, servers, diary, changes or {})
+            telling = asyncio.create_task(_tell(sandbox, diary))
             try:
                 yield sandbox
             finally:
+                telling.cancel()
+                diary.tell("stopping")
                 await sandbox.stop()
+        except Exception as error:
+            diary.trouble = str(error) or type(error).__name__
+            raise
         finally:
             await asyncio.to_thread(servers.stop)
+            diary.tell("failed" if diary.trouble else "stopped")
 
 
-async def _unless(stop: asyncio.Event, waiting: Coroutine[None, None, list[str]]) -> list[str]:
-    """What is waited for; nothing when the event comes first."""
-    wanted, stopped = asyncio.ensure_future(waiting), asyncio.ensure_future(stop.wait())
-    await asyncio.wait({wanted, stopped}, return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    if not wanted.done():
-        wanted.cancel()
-        return []
-    return wanted.result()
+async def _started(
+    folder: Path, servers: Servers, diary: "Diary", changes: Mapping[str, Mapping[str, Any]]
+) -> Sandbox:
+    """Servers, then what stands in them, then everything that needs it."""
+    stack = await asyncio.to_thread(servers.start)
+    diary.say("Kafka and Postgres run")
+    await asyncio.to_thread(provision_stack, stack, diary.say)
+    skew = await begin(stack)
+    business = (datetime.now(UTC) + skew).astimezone(BEIJING)
+    diary.say(f"topics, roles and tables stand; the business clock says {business:%Y-%m-%d %H:%M}")
+    provider = {"clock_offset_seconds": skew.total_seconds(), **changes.get("wechat", {})}
+    processes = make_processes(folder, stack, {**changes, "wechat": provider})
+    sandbox = Sandbox(folder, stack, servers, processes, skew)
+    sandbox.start()
+    return sandbox
 
 
-async def _passed(event: asyncio.Event, seconds: float) -> None:
-    """Until the event, or the time, whichever is first."""
-    with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), seconds)
+async def _tell(sandbox: Sandbox, diary: "Diary") -> None:
+    """Keep state.json in step, until cancelled."""
+    for name in await sandbox.ready():
+        diary.say(f"{name} does not answer yet: ./canbao logs {name}")
+    while True:
+        diary.tell("ready", sandbox.seen())
+        await asyncio.sleep(_TELL_SECONDS)
 
 
 class Diary:
-    """Keeps state.json in step with what happens."""
+    """Keeps state.json in step with what happens. say: hears each step too. trouble: why it ends."""
 
-    def __init__(self, folder: Path) -> None:
-        self._path, self._written = folder / "state.json", b""
+    def __init__(self, folder: Path, say: Say) -> None:
+        self._path, self._written, self._say = folder / "state.json", b"", say
         self.said: list[str] = []
+        self.trouble = ""
 
     def say(self, line: str) -> None:
         """A step on the way up."""
+        self._say(line)
         self.said.append(line)
         self.tell("starting")
 
-    def tell(self, phase: Course, processes: Sequence[Seen] = (), trouble: str = "") -> None:
+    def tell(self, phase: Course, processes: Sequence[Seen] = ()) -> None:
         """Write how it goes now, if that is new."""
         state = State(
-            pid=os.getpid(), phase=phase, said=self.said, processes=list(processes), trouble=trouble
+            pid=os.getpid(), phase=phase, said=self.said, processes=list(processes), trouble=self.trouble
         )
         text = msgspec.json.encode(state)
         if text != self._written:
@@ -252,23 +276,12 @@ class Diary:
 
 
 async def serve(folder: Path) -> int:
-    """Run the sandbox until SIGTERM, and tell state.json how it goes; the exit code."""
-    stop, diary = asyncio.Event(), Diary(folder)
+    """Run the sandbox until SIGTERM; the exit code."""
+    stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    diary.tell("starting")
-    try:
-        async with running(folder, say=diary.say) as sandbox:
-            for name in await _unless(stop, sandbox.ready()):
-                diary.say(f"{name} does not answer yet: ./canbao logs {name}")
-            while not stop.is_set():
-                diary.tell("ready", sandbox.seen())
-                await _passed(stop, _TELL_SECONDS)
-            diary.tell("stopping")
-    except Exception as error:
-        diary.tell("failed", trouble=str(error) or type(error).__name__)
-        raise
-    diary.tell("stopped")
+    async with running(folder):
+        await stop.wait()
     return 0
 
 

@@ -4,10 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from contracts.billing import BILLS
 from sandbox.stack import Stack
+from services.chassis.door import Busy
 from services.chassis.ids import uuid7
+from services.chassis.subscriptions import Batch
+from services.chassis.transaction import Transaction
 from tests.chassis.running import producing, running, say, until
 from tests.chassis.toys import approved, settled, toy
 from tests.ground import Database
@@ -58,3 +62,27 @@ async def test_what_should_pass_and_does_not_is_halved_and_parked(
 
             await until(the_others, 40)
         assert await made.rows("select reason from parked") == [("HANDLER_FAILED",)]
+
+
+class Stumble(Struct, frozen=True, kw_only=True):
+    """An internal message whose handler meets somebody else's cancel."""
+
+    times: int
+
+
+async def test_a_stray_cancel_at_the_door_costs_one_caller_a_retry_and_no_more(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made:
+        left = [asyncio.CancelledError("of somebody's task")]
+
+        @made.on(Stumble, refs=lambda message: [])
+        async def stumble(messages: Batch[Stumble], tx: Transaction) -> None:
+            if left:
+                raise left.pop()
+
+        async with running(broker, tmp_path, made.on) as run:
+            with pytest.raises(Busy):
+                await run.door.tell(Stumble(times=1))
+            await run.door.tell(Stumble(times=2))
+            assert run.vitals().stopped == ()

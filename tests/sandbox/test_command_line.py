@@ -66,6 +66,17 @@ def test_the_overview_is_shown_before_anything_is_installed() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("verb", PRESENT)
+def test_a_verbs_help_needs_nothing_installed(verb: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", ROOT / "canbao", verb, "--help"], capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"usage: canbao {verb}")
+    assert not done.stderr
+
+
 def test_the_locks_name_no_address() -> None:
     for lock in ("requirements.lock", "requirements-dev.lock", "sandbox/kafka.lock"):
         assert "://" not in Path(ROOT / lock).read_text(), lock

@@ -8,10 +8,12 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sandbox.postgres import remove
+from sandbox.stack import PLAIN, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = {
@@ -61,12 +63,10 @@ def test_a_city_of_a_hundred_comes_out_as_planned(folder: Path) -> None:
         (("push", "bank", "/nowhere.ndjson"), "", "No such file"),
         (("push", "bank", "--repeat", "0"), "", "at least 1"),
         (("push", "bank", "--tamper", "everything"), "", "invalid choice"),
-        (("push", "bank"), "", "nothing runs here"),
         (("tail", "nowhere"), "", "no such topic"),
         (("tail", "operators", "--from", "yesterday"), "", "ISO instant"),
         (("tail", "operators", "--from", "2026-11-23T09:00"), "", "with its zone"),
         (("tail", "operators", "--filter", "reason"), "", "expected K=V"),
-        (("tail", "operators"), "", "nothing runs here"),
     ],
 )
 def test_what_makes_no_sense_gets_one_clear_line(
@@ -77,3 +77,64 @@ def test_what_makes_no_sense_gets_one_clear_line(
     assert ended.returncode == 2
     assert says in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", [("push", "bank"), ("tail", "operators"), ("trace", "1" * 32), ("verify",)])
+@pytest.mark.parametrize("was_there", [False, True])
+def test_where_nothing_runs_one_line_says_so(
+    tmp_path: Path, verb: tuple[str, ...], *, was_there: bool
+) -> None:
+    if was_there:
+        Stack(
+            kafka_admin="127.0.0.1:1", kafka_bootstrap="127.0.0.1:1", kafka_security=PLAIN,
+            pg_admin_dsn="", pg_host="127.0.0.1", pg_port=1, secrets={"auditor": "x"},
+        ).remember(tmp_path)  # fmt: skip
+
+    ended = canbao(tmp_path, *verb)
+
+    assert ended.returncode == 1
+    assert ended.stderr == f"canbao {verb[0]}: nothing runs here: ./canbao up starts it\n"
+    assert not ended.stdout
+
+
+@pytest.mark.timeout(300)
+def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(folder: Path) -> None:
+    register = (
+        '{"type": "enrollment.register_account.v1", "body": {"region_code": "990100", "registration":'
+        ' {"id_kind": "RESIDENT_ID", "name": "李娜", "id_number": "990100199203152625"}}}'
+    )
+    up = canbao(folder, "up")
+    try:
+        assert up.returncode == 0, up.stderr
+        assert "2024-12-20 09:0" in up.stderr
+        answers = said(canbao(folder, "push", "wechat", "--repeat", "2", text=register))
+        person_id = answers[0]["result"]["person_id"]
+        apply = {
+            "person_id": person_id, "region_code": "990100", "scheme": "RESIDENT", "insurance_year": 2025,
+            "categories": [],
+        }  # fmt: skip
+        command = json.dumps({"type": "enrollment.submit_enrollment.v1", "body": apply})
+        forged = canbao(folder, "push", "wechat", "--tamper", "body", "--repeat", "2", text=command)
+        (applied,) = said(canbao(folder, "push", "wechat", text=command))
+        advance = {"service": "payment", "operator": "me", "to": "2025-02-01T00:00:00+08:00"}
+        order = json.dumps({"type": "any.advance_clock.v1", "body": advance})
+        (advanced,) = said(canbao(folder, "push", "operators", text=order))
+        plan = canbao(folder, "topics", "plan", "--json")
+        assert canbao(folder, "down").returncode == 0
+        again = canbao(folder, "up")
+    finally:
+        canbao(folder, "reset")
+
+    assert [answer["result"]["person_id"] for answer in answers] == [person_id] * 2, "each gets its answer"
+    assert applied["outcome"] == "ACCEPTED"
+    assert [(line["outcome"], line["service"]) for line in said(forged)] == [("PARKED", "enrollment")] * 2
+    assert forged.returncode == 0
+    assert advanced["outcome"] == "ACCEPTED"
+    assert json.loads(plan.stdout)["equal"], "the stack of CANBAO_DATA"
+    assert "2025-02-01 00:0" in again.stderr, "the provider's clock is the one of payments"
+
+
+def said(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    """The lines of a push."""
+    assert ended.stdout, ended.stderr
+    return [json.loads(line) for line in ended.stdout.splitlines()]
