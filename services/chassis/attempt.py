@@ -18,6 +18,7 @@ from services.chassis.inbox import (
     known_requests,
     refuse,
     remember_requests,
+    without_seen,
 )
 from services.chassis.keys import Keyring
 from services.chassis.refs import Ref, waves
@@ -79,6 +80,7 @@ class Attempt:
             everything = [*self.arrivals, *woken]
             await self.lock(tx, {ref for arrival in everything for ref in arrival.refs})
             everything = await self.remove_origins(tx, everything)
+            self.known = await known_requests(tx, everything)
             go, behind = await self._blocked(tx, everything)
             go = await drop_seen(tx, go, ask_which=self.ask_which)
             tx.take(go)
@@ -122,9 +124,9 @@ class Attempt:
         blocked, go, behind = found.blocked, [], []
         if blocked and self.closed:
             raise Grown
-        for arrival in arrivals:
-            if blocked.isdisjoint(arrival.refs):
-                go.append(arrival)
+        for arrival in await without_seen(tx, arrivals) if blocked else arrivals:
+            if blocked.isdisjoint(arrival.refs) or arrival.request in self.known:
+                go.append(arrival)  # what came before is answered from memory, whatever is parked
             elif arrival.request is not None and not arrival.seen:
                 refuse(tx, arrival, Reason.UNDER_REPAIR)
             else:
@@ -137,7 +139,6 @@ class Attempt:
         return go, behind
 
     async def _handle(self, tx: Transaction, go: list[Arrival]) -> None:
-        self.known = await known_requests(tx, go)
         for arrival in go:
             if arrival.refusal is not None:
                 refuse(tx, arrival, Reason.SCHEMA_INVALID)

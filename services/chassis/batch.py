@@ -53,7 +53,7 @@ class Engine:
             await self._attempt(db, list(arrivals), unreadable=unreadable, progress=progress)
             return
         except Exception as error:
-            _raise_unless_bug(error)
+            _raise_unless_fault(error, db)
             if not arrivals:
                 raise
             log.warning("batch_failed", messages=len(arrivals), error=_text(error))
@@ -74,57 +74,50 @@ class Engine:
         halves, each within so many seconds, until what never ends is parked. Raises when the connection
         itself is gone.
         """
-        await self._within(db, list(arrivals), seconds)
+        self.halt.check()
+        if arrivals:
+            await self._halves(db, list(arrivals), seconds)
         await self._attempt(db, [], unreadable=unreadable, progress=(lane, positions))
 
-    async def _within(self, db: asyncpg.Connection, part: list[Arrival], seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._attempt(db, part)
-        except (Exception, asyncio.CancelledError) as error:
-            if is_ours_to_stop(error) or is_broken(error) or db.is_closed() or isinstance(error, Halted):
-                raise
-            if len(part) == 1:
-                await self._park(db, part[0], error)
-            else:
-                middle = len(part) // 2
-                await self._within(db, part[:middle], seconds)
-                await self._within(db, part[middle:], seconds)
-
-    async def _halves(self, db: asyncpg.Connection, arrivals: list[Arrival]) -> None:
+    async def _halves(
+        self, db: asyncpg.Connection, arrivals: list[Arrival], seconds: float | None = None
+    ) -> None:
         """A failed batch again, left half before right, each committed on its own; one that fails alone is
-        parked.
+        parked. seconds: for each part, when time-outs are its fault too.
         """
         if len(arrivals) == 1:
-            await self._alone(db, arrivals[0])
+            await self._alone(db, arrivals[0], seconds)
             return
         middle = len(arrivals) // 2
         for half in (arrivals[:middle], arrivals[middle:]):
             try:
-                await self._attempt(db, half)
-            except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_bug: what passes by itself is raised
-                _raise_unless_bug(error)
-                await self._halves(db, half)
+                async with asyncio.timeout(seconds):
+                    await self._attempt(db, half)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
+                _raise_unless_fault(error, db, apart=seconds is not None)
+                await self._halves(db, half, seconds)
 
-    async def _alone(self, db: asyncpg.Connection, arrival: Arrival) -> None:
+    async def _alone(self, db: asyncpg.Connection, arrival: Arrival, seconds: float | None) -> None:
         """One message, without those that await its refs: they must not be taken for its fault, nor it for
         theirs.
         """
         try:
-            woken = await self._attempt(db, [arrival], wake=False)
-        except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_bug: what passes by itself is raised
-            _raise_unless_bug(error)
+            async with asyncio.timeout(seconds):
+                woken = await self._attempt(db, [arrival], wake=False)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
+            _raise_unless_fault(error, db, apart=seconds is not None)
             await self._park(db, arrival, error)
             return
-        await self.wake(db, sorted(woken))
+        await self.wake(db, sorted(woken), seconds)
 
-    async def wake(self, db: asyncpg.Connection, seqs: Sequence[int]) -> None:
+    async def wake(self, db: asyncpg.Connection, seqs: Sequence[int], seconds: float | None = None) -> None:
         """Try messages again that await their ground, each alone; one that fails is parked like any other."""
         for seq in seqs:
             try:
-                await self._attempt(db, [], wake=False, parked=frozenset({seq}))
-            except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_bug: what passes by itself is raised
-                _raise_unless_bug(error)
+                async with asyncio.timeout(seconds):
+                    await self._attempt(db, [], wake=False, parked=frozenset({seq}))
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
+                _raise_unless_fault(error, db, apart=seconds is not None)
                 tx = Transaction(self.service, db, self.keys)
                 for arrival in await parking.read_rows(tx, [seq], self.reader):
                     await self._park(db, arrival, error)
@@ -221,6 +214,7 @@ class Engine:
             )
             run.batch_id = await tx.outbox.write(tx)
         self._committed(run)
+        self.halt.unwritten = False
         raise Halted(self.halt.last_error)
 
     async def redrive(self, db: asyncpg.Connection, seqs: Sequence[int]) -> int:
@@ -240,8 +234,8 @@ class Engine:
                 return
             except Grown:
                 continue
-            except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_bug: what passes by itself is raised
-                _raise_unless_bug(error)
+            except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
+                _raise_unless_fault(error, db)
                 log.warning("redrive_failed", seq=seq, rows=len(rows), error=_text(error))
                 return
 
@@ -281,9 +275,13 @@ def is_ours_to_stop(error: BaseException) -> bool:
     return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
 
 
-def _raise_unless_bug(error: Exception) -> None:
-    """What passes by itself, and a halt, end the batch; only what our code did wrong is halved and parked."""
-    if isinstance(error, Halted) or is_passing(error):
+def _raise_unless_fault(error: BaseException, db: asyncpg.Connection, *, apart: bool = False) -> None:
+    """A stop, a halt and a lost connection end the batch, and so does what passes by itself, until it has
+    failed so often that its parts are tried apart; only what is a message's own fault is halved and parked.
+    """
+    if isinstance(error, Halted) or is_ours_to_stop(error) or is_broken(error) or db.is_closed():
+        raise error
+    if not apart and (is_passing(error) or isinstance(error, asyncio.CancelledError)):
         raise error
 
 

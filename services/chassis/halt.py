@@ -17,6 +17,7 @@ class Halt:
 
     def __init__(self) -> None:
         self.declared = False
+        self.unwritten = False      # declared here, and its row not committed yet
         self.last_error = ""
         self._in_a_row = 0
         # 1: failed; successes of a whole batch are added together
@@ -36,14 +37,15 @@ class Halt:
                 self._count(0)
 
     def failed(self, error: str) -> bool:
-        """A handler failed on one message alone. True: that was one too many."""
+        """A handler failed on one message alone. True: that was one too many, and nobody has said so yet."""
         self._in_a_row += 1
         self._count(1)
         self.last_error = error
-        self.declared = self._in_a_row > IN_A_ROW or (
-            len(self._recent) == OF_LAST and self._failures > SHARE * OF_LAST
-        )
-        return self.declared
+        share = len(self._recent) == OF_LAST and self._failures > SHARE * OF_LAST
+        news = not self.declared and (self._in_a_row > IN_A_ROW or share)
+        self.declared |= news
+        self.unwritten |= news
+        return news
 
     def _count(self, failure: int) -> None:
         if len(self._recent) == OF_LAST:
@@ -58,6 +60,8 @@ class Halt:
     async def read(self, db: asyncpg.Connection) -> None:
         """Learn what other members or an operator decided."""
         row = await db.fetchrow("select last_error from halt where lane = '*'")
+        if self.unwritten:
+            return
         if row is None and self.declared:
             self._in_a_row, self._failures = 0, 0
             self._recent.clear()

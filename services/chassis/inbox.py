@@ -58,6 +58,16 @@ async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bo
     return left
 
 
+async def without_seen(tx: "Transaction", arrivals: list[Arrival]) -> list[Arrival]:
+    """The batch without facts that were handled before; asked only while something is parked, because one
+    that was handled neither waits behind it nor makes others wait.
+    """
+    ids = sorted({a.event_id for a in arrivals if a.event_id is not None and not a.seen})
+    rows = await tx.fetch("select ce_id::text from inbox where ce_id = any($1::uuid[])", ids)
+    seen = {row[0] for row in rows}
+    return [a for a in arrivals if a.event_id not in seen or a.seen]
+
+
 async def known_requests(tx: "Transaction", arrivals: list[Arrival]) -> dict[RequestKey, Known]:
     """The requests of the batch that came before, with what was answered."""
     keys = sorted({a.request for a in arrivals if a.request is not None and a.refusal is None})

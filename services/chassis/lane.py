@@ -293,6 +293,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if is_broken(error) or self.db is None or self.db.is_closed():
             self.lost(f"{type(error).__name__}: {error}")
         if isinstance(error, Halted):
+            self._failures = 0
             return 1.0
         self._failures += 1
         log.warning(

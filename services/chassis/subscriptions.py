@@ -56,7 +56,7 @@ class Subscriptions:
     ) -> Callable[[Callable[[Batch[Message], Transaction], Awaitable[None]]], Handler]:
         """Subscribe a handler. refs: all that a message may change, or whose uniqueness it protects.
 
-        lane: a fact must name it, because a forgotten one would stand before payments; everything else is money.
+        lane: a fact must name it, for a forgotten one would stand before payments; everything else is money.
         """
         def subscribe(handler: Callable[[Batch[Message], Transaction], Awaitable[None]]) -> Handler:
             subscription = Subscription(message, handler, refs, lane)

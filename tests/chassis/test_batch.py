@@ -246,3 +246,47 @@ async def test_a_command_about_somebody_under_repair_is_told_so_and_may_come_aga
         second = made.arrived(ask)
         await made.run(second)
         assert second.answer.result == {"year": 2025}  # type: ignore[union-attr]
+
+
+async def test_what_was_answered_is_answered_the_same_while_its_person_is_under_repair(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        fact = approved()
+        ask = QueryBill(request_id="r-1", person_id=fact.person_id, insurance_year=2025)
+        first, again = made.arrived(ask), made.arrived(ask)
+        await made.run(first)
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+
+        await made.run(again)
+
+        assert again.answer == first.answer
+
+
+async def test_a_fact_heard_again_while_its_person_is_parked_makes_nobody_else_wait(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        heard, ce_id, bad = approved(person_id=who), uuid7(), approved(person_id=who)
+        await made.run(made.arrived(heard, event_id=ce_id))
+        made.poisoned, made.grounds = {bad.enrollment_id}, {heard.enrollment_id}
+        await made.run(made.arrived(bad))
+
+        # the settlement shares a ref with what was heard, not with the parked person
+        await made.run(made.arrived(heard, event_id=ce_id), made.arrived(settled(heard)))
+
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED")]
+        assert await made.rows("select seq from outbox where type like 'billing%' order by batch_id, n") == [
+            (1,),
+            (2,),
+        ]
+
+
+async def test_a_halt_that_was_heard_of_stays_though_one_more_message_fails(database: Database) -> None:
+    async with toy(database) as made:
+        made.halt.declared = True
+
+        assert made.halt.failed("once") is False
+        assert made.halt.declared

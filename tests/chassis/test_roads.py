@@ -22,7 +22,6 @@ from sandbox.stack import Stack
 from services.chassis.calls import NotSent, Unknown
 from services.chassis.ids import uuid7
 from services.chassis.keys import load_keyring
-from services.chassis.service import Running
 from services.chassis.subscriptions import Batch
 from services.chassis.transaction import Transaction
 from tests.chassis.running import producing, running, say, until
@@ -236,7 +235,8 @@ async def test_an_operator_redrives_and_resumes_by_signed_orders(
         async with running(broker, tmp_path, made.on) as run:
             for fact in facts:
                 await say(producer, fact)
-            await until(lambda: _equal(_halted(run), True))
+            await until(lambda: _equal(made.rows("select count(*) from halt"), [(1,)]))
+            assert run.halt.declared
             made.poisoned = set()
 
             resumed = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
@@ -269,10 +269,6 @@ async def test_a_lost_tail_of_a_topic_is_said_again_under_the_same_ids(
         ids = [dict(record.headers)["ce_id"] for record in await records_of(broker, BILLS)]
         assert len(ids) == 6
         assert len(set(ids)) == 3
-
-
-async def _halted(run: Running) -> bool:
-    return run.halt.declared
 
 
 async def _count(made: Toy) -> int:
