@@ -1,5 +1,6 @@
 """What does somebody at a terminal see of the demo? Bars while it runs, one table at the end."""
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -178,7 +179,7 @@ def final(
 def fitted(command: str) -> list[str]:
     """The command in lines that fit and can be pasted together: each but the last ends with a backslash."""
     lines = [""]
-    for word in command.split():
+    for word in re.split(r" (?=--)", command):  # an option stays with its value
         longer = f"{lines[-1]} {word}" if lines[-1] else word
         if len(longer) > COMMAND_COLUMNS:
             lines[-1] += " \\"

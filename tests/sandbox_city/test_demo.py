@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sandbox.postgres import remove
+from sandbox.show import fitted
 from sandbox.stack import PLAIN, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,11 +98,21 @@ def test_where_nothing_runs_one_line_says_so(
     assert not ended.stdout
 
 
+def test_what_to_try_next_fits_in_80_columns_and_can_be_pasted() -> None:
+    command = "./canbao tail payment.payments --from beginning --no-follow --filter reason=PAID_TWICE"
+
+    lines = fitted(command)
+
+    assert max(map(len, lines)) <= 76
+    assert "".join(f"{line}\n" for line in lines).replace("\\\n", "").split() == command.split()
+
+
 @pytest.mark.timeout(300)
 def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(folder: Path) -> None:
     register = (
         '{"type": "enrollment.register_account.v1", "body": {"region_code": "990100", "registration":'
-        ' {"id_kind": "RESIDENT_ID", "name": "李娜", "id_number": "990100199203152625"}}}'
+        ' {"id_kind": "RESIDENT_ID", "name": "李娜", "id_number": "990100199203152625",'
+        ' "phone": "19900000001"}}}'
     )
     up = canbao(folder, "up")
     try:
