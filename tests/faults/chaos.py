@@ -41,7 +41,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     passing: float = 0.03
     shy: float = 0.01
     plant: str = ""
-    settle_seconds: float = 60.0
+
+    @property
+    def settle_seconds(self) -> float:
+        """By when all work must be done after the last fault is healed: 60 s, and 60 s per 10,000 facts."""
+        return 60.0 + 60.0 * self.rate * self.seconds / 10_000
 
 
 class Report(Struct, kw_only=True):
@@ -77,7 +81,6 @@ class Chaos:
         self.done: Counter[str] = Counter()
         self.members: list[Member] = []
         self._cutter: Cutter | None = None
-        self._thaws: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Report:
         """Feed and hurt for the plan's seconds, heal, wait until quiet, judge."""
@@ -145,14 +148,7 @@ class Chaos:
     async def _freeze(self) -> None:
         member, seconds = self._any(), self.chance.uniform(*self.plan.freeze_seconds)
         member.signal(signal.SIGSTOP)
-
-        async def thaw() -> None:
-            await asyncio.sleep(seconds)
-            member.signal(signal.SIGCONT)
-
-        task = asyncio.create_task(thaw())
-        self._thaws.add(task)
-        task.add_done_callback(self._thaws.discard)
+        asyncio.get_running_loop().call_later(seconds, member.signal, signal.SIGCONT)
 
     async def _cut(self) -> None:
         assert self._cutter is not None
@@ -171,13 +167,16 @@ class Chaos:
 
     async def _kafka(self) -> None:
         await self.field.stop_kafka()
-        await asyncio.sleep(self.chance.uniform(0.0, 3.0))
+        end = time.monotonic() + self.chance.uniform(0.0, 3.0)
+        while time.monotonic() < end:
+            await asyncio.sleep(0.05)
         await self.field.start_kafka()
 
     async def _heal(self) -> None:
         assert self._cutter is not None
         self._cutter.swallow = 0
-        await asyncio.gather(*self._thaws)
+        for member in self.members:
+            member.signal(signal.SIGCONT)
 
     async def _settle(self, feed: Feed) -> list[str]:
         """Quiet, then the poison is cured and redriven."""

@@ -90,7 +90,8 @@ class Stumbling:
         """After the writes: nothing of them may stay."""
         if _exists(self.toy.cured):
             return
-        await asyncio.sleep(self.chance.random() * self.toy.slow_seconds)
+        for _ in range(self.chance.randrange(10)):
+            await asyncio.sleep(self.toy.slow_seconds / 10)
         if self.chance.random() < self.toy.passing:
             raise self.chance.choice(
                 [TimeoutError("away"), OSError("network"), asyncio.CancelledError("a stray one")]
