@@ -3,6 +3,7 @@
 import signal
 
 import aiohttp
+import pytest
 
 from contracts.answers import Accepted
 from contracts.billing import BILLS
@@ -18,6 +19,7 @@ from tests.faults.provider import Provider, providing
 from tests.faults.toy import CALL, POISON, SLOW
 
 NOBODY = Provider()
+pytestmark = pytest.mark.timeout(180)     # processes start slowly on a busy machine
 
 
 async def in_transaction(field: Field) -> None:

@@ -14,6 +14,7 @@ from tests.faults.provider import Provider
 
 FENCED = 75
 NOBODY = Provider()
+pytestmark = pytest.mark.timeout(180)     # processes start slowly on a busy machine
 
 
 async def frozen(member: Member, field: Field) -> None:

@@ -13,6 +13,7 @@ from tests.faults.test_kills import in_transaction
 from tests.faults.toy import SLOW
 
 NOBODY = Provider()
+pytestmark = pytest.mark.timeout(180)     # processes start slowly on a busy machine
 
 
 async def found(field: Field, feed: Feed) -> str:
