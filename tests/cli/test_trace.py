@@ -141,7 +141,7 @@ def canbao(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 async def test_the_verbs_speak_in_lines_and_exit_codes(year: Year, tmp_path: Path) -> None:
     nowhere = canbao(tmp_path, "trace", year.person)
-    assert (nowhere.returncode, nowhere.stdout) == (2, "")
+    assert (nowhere.returncode, nowhere.stdout) == (1, "")
     year.stack.remember(tmp_path)
     shown = canbao(tmp_path, "trace", year.person)
     assert shown.returncode == 0
@@ -163,7 +163,7 @@ async def test_the_verbs_speak_in_lines_and_exit_codes(year: Year, tmp_path: Pat
 
 
 async def test_verify_exits_with_1_when_something_is_wrong(year: Year, tmp_path: Path) -> None:
-    assert canbao(tmp_path, "verify").returncode == 2
+    assert canbao(tmp_path, "verify").returncode == 1
     year.stack.remember(tmp_path)
     good = canbao(tmp_path, "verify")
     assert (good.returncode, good.stdout.count("✓")) == (0, 14)

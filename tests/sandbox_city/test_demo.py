@@ -2,11 +2,15 @@
 
 import json
 import os
+import pty
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +137,7 @@ def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(fo
         plan = canbao(folder, "topics", "plan", "--json")
         assert canbao(folder, "down").returncode == 0
         again = canbao(folder, "up")
+        provider = tomllib.loads((folder / "settings" / "wechat.toml").read_text())
     finally:
         canbao(folder, "reset")
 
@@ -142,7 +147,33 @@ def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(fo
     assert forged.returncode == 0
     assert advanced["outcome"] == "ACCEPTED"
     assert json.loads(plan.stdout)["equal"], "the stack of CANBAO_DATA"
-    assert "2025-02-01 00:0" in again.stderr, "the provider's clock is the one of payments"
+    assert "2025-02-01 00:0" in again.stderr, "it goes on where it was"
+    pays_at = datetime.now(UTC) + timedelta(seconds=provider["clock_offset_seconds"])
+    assert pays_at >= datetime.fromisoformat(advance["to"]), "the provider's clock is the one of payments"
+
+
+@pytest.mark.timeout(300)
+def test_a_demo_at_a_terminal_is_seen_by_status_until_it_is_told_to_end(folder: Path) -> None:
+    master, slave = pty.openpty()
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "cli", "demo", "--citizens", "3"], cwd=ROOT, stdin=slave, stdout=slave,
+        stderr=slave, env=os.environ | {"CANBAO_DATA": str(folder), "TERM": "xterm", "COLUMNS": "80"},
+    )  # fmt: skip
+    os.close(slave)
+    try:
+        seen = b""
+        while b"Ctrl-C ends it" not in seen:
+            seen += os.read(master, 65536)  # OSError: it has ended before
+        status = canbao(folder, "status")
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(60) == 0
+    finally:
+        demo.kill()
+        demo.wait()
+        os.close(master)
+
+    assert status.returncode == 0, status.stderr
+    assert "payment     running" in status.stdout
 
 
 def said(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
