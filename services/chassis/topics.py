@@ -269,11 +269,24 @@ class Broker:
 
     def _is_empty(self, name: str, count: int) -> bool:
         parts = [TopicPartition(name, number) for number in range(count)]
-        ends = [
-            _all(self.admin.list_offsets(dict.fromkeys(parts, spec)))
-            for spec in (OffsetSpec.earliest(), OffsetSpec.latest())
-        ]
-        return all(ends[0][part].offset == ends[1][part].offset for part in parts)
+        begin, end = (self._offsets(parts, spec) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
+        return all(begin[part].offset == end[part].offset for part in parts)
+
+    def _offsets(self, parts: list[TopicPartition], spec: OffsetSpec) -> dict[Any, Any]:
+        """Where partitions begin or end; those of a topic just made may have no leader yet."""
+        found: dict[Any, Any] = {}
+
+        def answered() -> bool:
+            try:
+                found.update(_all(self.admin.list_offsets(dict.fromkeys(parts, spec))))
+            except KafkaException as error:
+                if not error.args[0].retriable():
+                    raise
+                return False
+            return True
+
+        _until(answered, "the partitions to have leaders")
+        return found
 
     def _configs(self, names: list[str]) -> dict[str, dict[str, ConfigEntry]]:
         if not names:

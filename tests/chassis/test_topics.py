@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, Producer
 from confluent_kafka.admin import (
     AclBinding,
     AclBindingFilter,
@@ -84,9 +84,11 @@ def test_partitions_are_added_only_while_nobody_has_written(letters: Broker) -> 
     letters.apply(letters.plan())
     assert len(letters.admin.list_topics(timeout=10).topics[LETTERS.name].partitions) == 4
 
+    delivered: list[KafkaError | None] = []
     producer = Producer({"bootstrap.servers": letters.admin_address, "log_level": 0})
-    producer.produce(LETTERS.name, b"x")
-    producer.flush(10)
+    producer.produce(LETTERS.name, b"x", on_delivery=lambda error, _: delivered.append(error))
+    producer.flush(30)
+    assert delivered == [None]
     grown = Broker(letters.admin_address, letters.topics, partitions=6)
     line = next(line for line in grown.plan().lines() if LETTERS.name in line)
     assert line == (

@@ -45,6 +45,8 @@ class Field:
         self.keys = folder / "keys"
         self.cured, self.held = folder / "cured", folder / "held"
         self.members: list[Member] = []
+        # A broker that is killed soon after records were deleted finds them again: what is older is not ours.
+        self.began_ms = int(time.time() * 1000)
 
     async def query(self, sql: str, *args: object) -> list[Row]:
         """Rows, as the administrator, with billing's tables unqualified."""
@@ -235,6 +237,7 @@ async def prepared(servers: Servers, stack: Stack, folder: Path) -> AsyncIterato
     await asyncio.to_thread(empty_topics, stack.kafka_admin)
     for statement in (*EFFECTS, "truncate effect"):
         await field.query(statement)
+    field.began_ms = int(time.time() * 1000)
     try:
         yield field
     finally:
