@@ -25,6 +25,7 @@ Metric = Literal[
     "canbao_commit_failed",
     "canbao_fact_gap",
     "canbao_parked",
+    "canbao_awaits_oldest_seconds",
     "canbao_refused",
     "canbao_halted",
     "canbao_outbox_oldest_seconds",
@@ -93,6 +94,12 @@ FORMS: dict[Metric, Form] = {
         ("service", "reason"),
         "Messages set aside for a person to look at.",
         "Grows: read one, fix the cause, redrive. TYPE_UNKNOWN and SIGNATURE_INVALID: talk to the partner.",
+    ),
+    "canbao_awaits_oldest_seconds": Form(
+        "gauge",
+        ("service",),
+        "How long the oldest message has waited for the fact it rests on.",
+        "> 600 s: the fact is lost or late; look for it in its owner's outbox, republish it.",
     ),
     "canbao_refused": Form(
         "counter",
@@ -185,6 +192,11 @@ def fact_gap(service: str, topic: str) -> None:
 def parked(service: str, reason: Reason) -> None:
     """A message was set aside."""
     _child("canbao_parked", service, reason.name).inc()
+
+
+def awaits(service: str, oldest_seconds: float) -> None:
+    """Messages wait for their ground; 0: none does."""
+    _child("canbao_awaits_oldest_seconds", service).set(oldest_seconds)
 
 
 def refused(service: str, code: str) -> None:

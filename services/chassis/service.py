@@ -47,6 +47,10 @@ Gateways = Callable[[Settings, Keyring], Mapping[type[Struct], Gateway]]
 Routes = Callable[[Door, Settings, Keyring], list[Route]]
 
 
+_LONGEST_WAIT = """
+select coalesce(extract(epoch from now() - min(first_at)), 0)::float from parked where state = 'AWAITS'"""
+
+
 class Service:
     """One service: `Service("billing", handlers.on).run()`.
 
@@ -304,6 +308,7 @@ class Running:
                 "select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent"
             )
             metrics.outbox(self.name, unsent, oldest)
+            metrics.awaits(self.name, await db.fetchval(_LONGEST_WAIT))
             await asyncio.sleep(1.0)
 
     def vitals(self) -> health.Vitals:

@@ -53,6 +53,7 @@ def test_every_metric_is_measured_explained_and_scraped() -> None:
     metrics.commit_failed("billing", "bulk")
     metrics.fact_gap("billing", "payment.payments")
     metrics.parked("nobody", Reason.HANDLER_FAILED)
+    metrics.awaits("billing", 3.0)
     metrics.refused("billing", "BILL_NOT_FOUND")
     metrics.halted("billing", True)
     metrics.outbox("billing", 2, 0.3)
