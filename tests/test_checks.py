@@ -88,7 +88,7 @@ def test_an_import_contract_notices_when_it_is_broken(
     tmp_path: Path, contract: int, file: str, line: str
 ) -> None:
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for folder in ("contracts", "services", "sandbox", "cli"):
+    for folder in ("contracts", "services", "sandbox", "bench", "cli"):
         shutil.copytree(
             ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__", "*.json", "*.md")
         )

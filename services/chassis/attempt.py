@@ -125,7 +125,8 @@ class Attempt:
         if blocked and self.closed:
             raise Grown
         for arrival in await without_seen(tx, arrivals) if blocked else arrivals:
-            if blocked.isdisjoint(arrival.refs) or arrival.request in self.known:
+            repeated = arrival.parked_seq is None and arrival.request in self.known
+            if repeated or blocked.isdisjoint(arrival.refs):
                 go.append(arrival)  # what came before is answered from memory, whatever is parked
             elif arrival.request is not None and not arrival.seen:
                 refuse(tx, arrival, Reason.UNDER_REPAIR)

@@ -171,7 +171,8 @@ class Engine:
         tx = run.tx
         async with committing(tx):
             await run.lock(tx, arrival.refs)
-            await run.remove_origins(tx, [arrival])
+            if not await run.remove_origins(tx, [arrival]):
+                return  # another member has handled or parked its row meanwhile
             await parking.park(tx, arrival, parking.PARKED, Reason.HANDLER_FAILED, _text(error), arrival.refs)
             refuse(tx, arrival, Reason.UNDER_REPAIR)
             run.batch_id = await tx.outbox.write(tx)
@@ -193,26 +194,30 @@ class Engine:
         failures, handled = self.halt.counts()
         run = Attempt(self.service, db, self.keys, self.reader, ())
         tx = run.tx
-        async with committing(tx):
-            await run.lock(tx, ())
-            await tx.execute(
-                "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3)"
-                " on conflict do nothing",
-                failures,
-                handled,
-                self.halt.last_error,
-            )
-            tx.publish(
-                ServiceHalted(
-                    service=self.service,
-                    failures=failures,
-                    handled=handled,
-                    last_error=self.halt.last_error,
-                    at=tx.now,
-                ),
-                sequence=1,
-            )
-            run.batch_id = await tx.outbox.write(tx)
+        try:
+            async with committing(tx):
+                await run.lock(tx, ())
+                await tx.execute(
+                    "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3)"
+                    " on conflict do nothing",
+                    failures,
+                    handled,
+                    self.halt.last_error,
+                )
+                tx.publish(
+                    ServiceHalted(
+                        service=self.service,
+                        failures=failures,
+                        handled=handled,
+                        last_error=self.halt.last_error,
+                        at=tx.now,
+                    ),
+                    sequence=1,
+                )
+                run.batch_id = await tx.outbox.write(tx)
+        except BaseException:
+            self.halt.declared = self.halt.unwritten = False  # not said: the next failure says it
+            raise
         self._committed(run)
         self.halt.unwritten = False
         raise Halted(self.halt.last_error)
@@ -225,9 +230,14 @@ class Engine:
         return int(before - await db.fetchval("select count(*) from parked"))
 
     async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> None:
+        before: list[int] = []
         while True:
             tx = Transaction(self.service, db, self.keys)
             rows = await parking.together(tx, seq)
+            if rows == before:
+                log.warning("redrive_blocked", seq=seq, rows=len(rows))
+                return  # what blocks it shares no row with it: that one must be redriven first
+            before = rows
             try:
                 woken = await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
                 await self.wake(db, sorted(woken))

@@ -144,8 +144,9 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> l
         raw = Raw(topic, partition, offset, key, head, value, _millis(first_at))
         again = reader.again(raw, type, trusted=state != REFUSED)
         if isinstance(again, Arrival):
-            again.parked_seq, again.since = seq, first_at
-            again.seen = state == AWAITS or (again.event_id is not None and event_id is None)
+            again.parked_seq, again.since = seq, first_at if state == AWAITS else None
+            fact_seen = again.event_id is not None and event_id is None
+            again.seen = state == AWAITS or (state != REFUSED and fact_seen)
             arrivals.append(again)
     return arrivals
 

@@ -1,6 +1,7 @@
 """Which function handles which message? Each service fills one list; the engine looks types up in it."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import Struct
@@ -38,6 +39,7 @@ class Subscription:
         self.decode = Decoder(message).decode
         self.is_command = self.contract is not None and self.contract.kind == "command"
         self.seals = _seals(message) if self.is_command else {}
+        self.instants = _instants(message) if self.is_command else ()
         topic = TOPICS.get(self.contract.topic) if self.contract else None
         self.compacted = topic is not None and topic.compacted
 
@@ -105,3 +107,8 @@ def _seals(message: type[Struct]) -> dict[str, type[Struct]]:
         for name, kind in get_type_hints(message).items()
         if get_origin(kind) is Sealed
     }
+
+
+def _instants(message: type[Struct]) -> tuple[str, ...]:
+    """The fields that hold an instant."""
+    return tuple(name for name, kind in get_type_hints(message).items() if kind is datetime)

@@ -69,6 +69,8 @@ class Timers:
 
     async def sweep(self, db: asyncpg.Connection) -> None:
         """Try again what awaits its ground for long: its handler may decide that the ground will not come."""
+        if self.engine.halt.declared:
+            return  # the ground may stand unread in a topic
         rows = await db.fetch(
             "select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)"
             " order by seq limit 100",

@@ -208,7 +208,8 @@ class Transaction:
         """These arrive; the engine calls it once, after the locks."""
         for arrival in arrivals:
             self._arrivals[id(arrival.message)] = arrival
-            if arrival.partition is not None and arrival.key:
+            # a partner's client may have its own idea of where a key belongs; our owners' relays have ours
+            if arrival.partition is not None and arrival.key and not arrival.partner:
                 self.outbox.partitions[arrival.key] = arrival.partition
 
     def set_now(self, now: datetime) -> None:

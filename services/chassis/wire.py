@@ -2,6 +2,7 @@
 reason.
 """
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from msgspec.json import Decoder, encode
 from contracts.message import CONTRACTS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
-from contracts.topics import TOPICS
+from contracts.topics import MAX_MESSAGE_BYTES, TOPICS
 from services.chassis import forbidden, metrics, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
@@ -23,6 +24,8 @@ from services.chassis.telemetry import log
 
 KEEP_MONTHS = 13
 REMEMBERED = 100_000
+LONGEST_KEY = 128
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _OLD_MS = KEEP_MONTHS * 31 * 86_400_000
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
@@ -79,6 +82,9 @@ class Reader:
         self, raw: Raw, subscription: Subscription, signed: bytes | None
     ) -> Arrival | Unreadable | None:
         partner = _PARTNER_OF_TOPIC.get(raw.topic)
+        key, value = raw.key or b"", raw.value or b""
+        if len(value) > MAX_MESSAGE_BYTES or len(key) > LONGEST_KEY or b"\0" in key:
+            return Unreadable(raw, Reason.SCHEMA_INVALID, "too large, or its key is none", subscription.type)
         if partner is None:
             return self._ours(raw, subscription)
         if not subscription.is_command:
@@ -210,6 +216,8 @@ class Reader:
             message: Any = subscription.decode(raw.value or b"")
         except msgspec.MsgspecError as error:
             return self._misfit(raw, subscription, partner, str(error))
+        if any(not 1990 <= getattr(message, name).year <= 2200 for name in subscription.instants):
+            return self._misfit(raw, subscription, partner, "an instant between 1990 and 2200")
         if b"\\u0000" in (raw.value or b""):
             return self._misfit(raw, subscription, partner, "a text holds a NUL character")
         if getattr(message, "service", self.service) != self.service:
@@ -249,7 +257,7 @@ class Reader:
         try:
             body = _untyped(raw.value or b"")
             request_id = body["request_id"]
-            if not isinstance(request_id, str) or not 0 < len(request_id) <= 64 or not request_id.isascii():
+            if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
                 raise ValueError(request_id)
         except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)

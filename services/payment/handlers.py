@@ -164,7 +164,12 @@ async def query_orders(timers: Batch[QueryOrder], tx: Transaction) -> None:
                 pass
 
 
-@on(OrderState, refs=lambda state: [*_of_order(state), transaction(state.transaction_id)])
+def _of_state(state: OrderState) -> list[Ref]:
+    """Unpaid orders have no transaction: a ref of nothing would make strangers wait for each other."""
+    return [*_of_order(state), *([transaction(state.transaction_id)] if state.transaction_id else [])]
+
+
+@on(OrderState, refs=_of_state)
 async def hear_order_states(states: Batch[OrderState], tx: Transaction) -> None:
     """The provider's answer: money, the end of the order, or the next question later."""
     known = await store.orders(tx, [state.order_id for state in states])

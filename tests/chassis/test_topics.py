@@ -45,6 +45,9 @@ def letters(stack: Stack) -> Iterator[Broker]:
     yield (broker := Broker(stack.kafka_admin, TOPICS | {LETTERS.name: LETTERS}))
     if LETTERS.name in broker.admin.list_topics(timeout=10).topics:
         broker.admin.delete_topics([LETTERS.name])[LETTERS.name].result()
+        end = time.monotonic() + 30
+        while LETTERS.name in broker.admin.list_topics(timeout=10).topics:
+            assert time.monotonic() < end, "the topic is still there"
     plain = Broker(stack.kafka_admin)
     plain.apply(plain.plan())
 

@@ -141,7 +141,11 @@ def test_a_signed_report_goes_to_its_handler(post: Post) -> None:
         ({"method": "CASH\x00"}, "refused SCHEMA_INVALID method"),
         ({"person_id": uuid7()}, "refused SCHEMA_INVALID record key"),
         ({"request_id": ...}, "parked SCHEMA_INVALID"),
-        ({"request_id": "a b"}, "refused SCHEMA_INVALID request_id"),
+        ({"request_id": "a b"}, "parked SCHEMA_INVALID"),
+        ({"request_id": "a\x00b"}, "parked SCHEMA_INVALID"),
+        ({"paid_at": "0001-01-01T00:00:00+14:00"}, "refused SCHEMA_INVALID"),
+        ({"paid_at": "9999-12-31T23:59:59-12:00"}, "refused SCHEMA_INVALID"),
+        ({"channel_ref": "x" * 300_000}, "parked SCHEMA_INVALID"),
         ({"password": "123456"}, "parked SECRET_IN_MESSAGE"),
         ({"nested": {"cvv": 123}}, "parked SECRET_IN_MESSAGE"),
     ],
@@ -180,6 +184,11 @@ def test_who_is_not_who_he_says_is_parked_without_refs(
     post: Post, how: dict[str, object], outcome: str
 ) -> None:
     assert reason(post.read(post.body(), **how)) == outcome  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["a\x00b", "k" * 1_000_000])
+def test_a_record_key_that_is_none_is_parked_and_never_answered(post: Post, key: str) -> None:
+    assert reason(post.read(post.body(), key=key)) == "parked SCHEMA_INVALID"
 
 
 def test_another_channels_key_opens_nothing(post: Post) -> None:
