@@ -2,19 +2,25 @@
 topic.
 """
 
+import asyncio
 from typing import Any
 
 import asyncpg
+from msgspec import Struct
 from typing_extensions import override
 
 from contracts.operations import OPERATORS as OPERATORS_TOPIC
 from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Republish, Resume, ServiceResumed
-from contracts.reasons import Reason
+from contracts.reasons import Reason, Refused, refused
 from services.chassis.arrival import Arrival, RequestKey
+from services.chassis.database import is_broken
 from services.chassis.lane import Lane, Runs
 from services.chassis.subscriptions import Batch, Subscriptions
+from services.chassis.telemetry import log
 from services.chassis.timers import Timers
 from services.chassis.transaction import Transaction
+
+_KNOWN = "select exists (select from request where partner = $1 and request_id = $2)"
 
 
 class Operators(Lane):
@@ -34,11 +40,27 @@ class Operators(Lane):
     async def _work(self, runs: Runs) -> int | None:
         orders = [what for run in runs.values() for r in run if isinstance(what := self.read(r), Arrival)]
         for order in orders:
-            if order.refusal is None and order.request is not None and self.db is not None:
-                self.orders.results[order.request] = await self._do(self.db, order.message)
+            if order.refusal is not None or order.request is None or self.db is None:
+                continue
+            # what came before is not done again: the engine says what it said then
+            if not await self.db.fetchval(_KNOWN, *order.request):
+                self.orders.results[order.request] = await self._result(self.db, order.message)
         return await super()._work(runs)
 
-    async def _do(self, db: asyncpg.Connection, order: Any) -> dict[str, Any]:
+    async def _result(self, db: asyncpg.Connection, order: Any) -> dict[str, Any] | Refused:
+        """What came of an order; one that fails is refused, for the next one may be the resume."""
+        try:
+            async with asyncio.timeout(self.deadline_seconds):
+                return await self._do(db, order)
+        except Exception as error:
+            if is_broken(error) or db.is_closed():
+                raise
+            log.error(
+                "order_failed", order=type(order).__name__, error=f"{type(error).__name__}: {error}"[:300]
+            )
+            return refused(Reason.UNDER_REPAIR, rule=f"the order failed: {type(error).__name__}")
+
+    async def _do(self, db: asyncpg.Connection, order: Any) -> dict[str, Any] | Refused:
         if isinstance(order, Resume):
             gone = await db.execute("delete from halt")
             await self.timers.engine.halt.read(db)
@@ -52,10 +74,10 @@ class Operators(Lane):
             return {"batches": int(again.rpartition(" ")[2])}
         if isinstance(order, AdvanceClock):
             if not self.sandbox:
-                return {"refused": Reason.NOT_PERMITTED}
+                return refused(Reason.NOT_PERMITTED, field="to", rule="only a sandbox's clock moves")
             if self.timers.engine.halt.declared:
                 # a halted service runs no timers; its resume comes behind
-                return {"refused": Reason.UNDER_REPAIR}
+                return refused(Reason.UNDER_REPAIR, field="to", rule="a halted service runs no timers")
             await self.timers.advance(db, order.to)
             return {"now": order.to.isoformat()}
         seqs = order.seqs or [
@@ -80,17 +102,27 @@ class Orders:
 
     def __init__(self, service: str) -> None:
         self.service = service
-        self.results: dict[RequestKey, dict[str, Any]] = {}
+        self.results: dict[RequestKey, dict[str, Any] | Refused] = {}
         self.on = Subscriptions(service)
         self.on(Redrive, refs=lambda order: [])(self.redrive)
         self.on(Resume, refs=lambda order: [])(self.resume)
         self.on(Republish, refs=lambda order: [])(self.republish)
         self.on(AdvanceClock, refs=lambda order: [])(self.advance_clock)
 
+    def _take(self, tx: Transaction, order: Struct, nothing: dict[str, Any]) -> dict[str, Any] | None:
+        """What was done; None: the order is refused. nothing: what to say when it was done before a restart.
+        """
+        result = self.results.pop(tx.request(order), nothing)
+        if isinstance(result, Refused):
+            tx.refuse(order, result)
+            return None
+        return result
+
     async def redrive(self, orders: Batch[Redrive], tx: Transaction) -> None:
         """Answer, and say which came through."""
         for order in orders:
-            result = self.results.pop(tx.request(order), {"redriven": [], "left": 0})
+            if (result := self._take(tx, order, {"redriven": [], "left": 0})) is None:
+                continue
             for seq in result["redriven"]:
                 tx.publish(
                     MessageRedriven(
@@ -103,7 +135,8 @@ class Orders:
     async def resume(self, orders: Batch[Resume], tx: Transaction) -> None:
         """Answer, and say that the service runs again."""
         for order in orders:
-            result = self.results.pop(tx.request(order), {"was_halted": False})
+            if (result := self._take(tx, order, {"was_halted": False})) is None:
+                continue
             if result["was_halted"]:
                 tx.publish(
                     ServiceResumed(service=self.service, operator=order.operator, at=tx.now), sequence=2
@@ -113,15 +146,11 @@ class Orders:
     async def republish(self, orders: Batch[Republish], tx: Transaction) -> None:
         """Answer with how many batches go out again."""
         for order in orders:
-            tx.accept(order, **self.results.pop(tx.request(order), {"batches": 0}))
+            if (result := self._take(tx, order, {"batches": 0})) is not None:
+                tx.accept(order, **result)
 
     async def advance_clock(self, orders: Batch[AdvanceClock], tx: Transaction) -> None:
         """Answer with the instant that the service has reached."""
         for order in orders:
-            result = self.results.pop(tx.request(order), {"now": tx.now.isoformat()})
-            if "refused" in result:
-                tx.refuse(
-                    order, result["refused"], field="to", rule="the clock of a sandbox that is not halted"
-                )
-            else:
+            if (result := self._take(tx, order, {"now": tx.now.isoformat()})) is not None:
                 tx.accept(order, **result)

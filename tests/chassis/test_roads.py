@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 from msgspec.json import decode
 
-from contracts.answers import Accepted
+from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS, QueryBill
 from contracts.operations import AdvanceClock, Redrive, Republish, Resume
 from sandbox.keys import make_keys
@@ -251,6 +251,39 @@ async def test_an_operator_redrives_and_resumes_by_signed_orders(
             assert isinstance(redriven, Accepted)
             assert redriven.result["redriven"] == counted.result["left"]
             await until(lambda: _equal(_count(made), 30))
+
+
+async def test_an_order_that_fails_is_refused_and_the_next_one_is_done(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        partner("operators", broker, tmp_path) as operators,
+        running(broker, tmp_path, made.on),
+    ):
+        failing = Redrive(request_id="o-1", service="billing", operator="lin", seqs=[2**63], dry_run=False)
+        answer = await operators.ask(failing)
+        assert isinstance(answer, Rejected)
+        assert answer.refusal.code == "UNDER_REPAIR"
+        resumed = await operators.ask(Resume(request_id="o-2", service="billing", operator="lin"))
+        assert isinstance(resumed, Accepted)
+
+
+async def test_an_order_under_a_used_request_id_is_not_done(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
+        fact = approved()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+        made.poisoned = set()
+        async with running(broker, tmp_path, made.on):
+            await operators.ask(Redrive(request_id="o-1", service="billing", operator="lin"))
+            other = Redrive(request_id="o-1", service="billing", operator="lin", dry_run=False)
+            answer = await operators.ask(other)
+            assert isinstance(answer, Rejected)
+            assert answer.refusal.code == "IDEMPOTENCY_CONFLICT"
+            assert await made.said() == []
 
 
 async def test_a_lost_tail_of_a_topic_is_said_again_under_the_same_ids(
