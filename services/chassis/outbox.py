@@ -245,7 +245,7 @@ class Relay:
         said: list[Said] = []
         for batch_id, at in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
-        await self._send(said)
+        await self._while_beating(connection, self._send(said))
         sent = [row[0] for row in rows]
         await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
         self.memory.forget(max(sent))

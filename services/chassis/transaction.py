@@ -1,6 +1,6 @@
 """What may a handler do? Read, write, publish, answer, wait, set a timer, ask for a call; all or nothing."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
@@ -192,11 +192,6 @@ class Transaction:
         """Ask the outside, after this transaction. number: our business number, the same for every attempt.
         """
         self.calls.append((uuid7(), number, type(request).__name__, encode(request)))
-
-    def waited(self, message: Struct) -> timedelta:
-        """How long a message has waited for its ground already (system clock); zero the first time."""
-        since = self._arrivals[id(message)].since
-        return timedelta(0) if since is None else datetime.now(UTC) - since
 
     # The engine's side
 
