@@ -59,6 +59,7 @@ group.consumer.session.timeout.ms=6000
 log.segment.bytes=16777216
 log.cleaner.dedupe.buffer.size=2097152
 log.cleaner.threads=1
+log.flush.start.offset.checkpoint.interval.ms=250
 num.network.threads=2
 num.io.threads=2
 background.threads=2
@@ -76,14 +77,14 @@ class KafkaTrouble(RuntimeError):
 class Kafka:
     """One embedded node over `folder`, with the jars, the Java and the start-up cache of `kit`.
 
-    stop_seconds: from the request to stop until it is killed.
+    stop_seconds: from the request to stop until it is killed. data: its log folder.
     """
 
     def __init__(self, folder: Path, kit: Kit, ports: Ports, *, stop_seconds: float = 20) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.log = folder / "kafka.log"
         self._ports, self._taken = ports, dict[str, int]()
-        self._data, self._settings, self._kit = folder / "kafka", folder / "server.properties", kit
+        self.data, self._settings, self._kit = folder / "kafka", folder / "server.properties", kit
         self._stop_seconds, self._child = stop_seconds, cast(Child | None, None)
 
     @property
@@ -103,7 +104,7 @@ class Kafka:
 
     def start(self) -> None:
         """Start it and return when it stores and coordinates. KafkaTrouble when it cannot."""
-        if not (self._data / "meta.properties").exists():
+        if not (self.data / "meta.properties").exists():
             self._format()
         text = ""
         for _ in range(_TRIES):
@@ -130,17 +131,17 @@ class Kafka:
 
     def _format(self) -> None:
         """A node is the formatted tool's first snapshot, which names no cluster, and its own identity."""
-        (self._data / "__cluster_metadata-0").mkdir(parents=True, exist_ok=True)
-        (self._data / "__cluster_metadata-0" / self._kit.checkpoint.name).write_bytes(
+        (self.data / "__cluster_metadata-0").mkdir(parents=True, exist_ok=True)
+        (self.data / "__cluster_metadata-0" / self._kit.checkpoint.name).write_bytes(
             self._kit.checkpoint.read_bytes()
         )
-        (self._data / "meta.properties").write_text(
+        (self.data / "meta.properties").write_text(
             f"version=1\ncluster.id={_identity()}\nnode.id=1\ndirectory.id={_identity()}\n"
         )
 
     def _launch(self) -> bool:
         self._settings.write_text(
-            _SETTINGS.format(data=self._data.resolve(), largest=_largest_message(), jaas=_JAAS, **self._taken)
+            _SETTINGS.format(data=self.data.resolve(), largest=_largest_message(), jaas=_JAAS, **self._taken)
         )
         self._child = Child(
             self._kit.broker_command(self._settings),

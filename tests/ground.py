@@ -77,8 +77,8 @@ async def _tables(conn: asyncpg.Connection) -> list[str]:
     return [row[0] for row in await conn.fetch(_TABLES, list(SCHEMAS), VERSION_TABLE)]
 
 
-def empty_topics(bootstrap: str) -> None:
-    """Drop every record of our topics and every consumer group that nobody uses."""
+def empty_topics(bootstrap: str) -> bool:
+    """Drop all records of our topics and every consumer group that nobody uses. Whether there were records."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     known = admin.list_topics(timeout=10).topics
     parts = [
@@ -101,6 +101,7 @@ def empty_topics(bootstrap: str) -> None:
             future.result()
         except KafkaException:
             continue  # somebody is still in it, or a hand took it away before
+    return bool(full)
 
 
 def _offsets(admin: AdminClient, parts: list[TopicPartition], spec: OffsetSpec) -> dict[TopicPartition, Any]:

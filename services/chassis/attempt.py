@@ -155,7 +155,7 @@ class Attempt:
     async def _keep(self, tx: Transaction, behind: list[Arrival], unreadable: Sequence[Unreadable]) -> None:
         """Those behind a parked message, those whose ground is missing, and those nobody can read."""
         for arrival in behind:
-            await parking.park(tx, arrival, parking.WAITING, Reason.BEHIND_PARKED, "", arrival.refs)
+            await parking.park(tx, arrival, parking.BEHIND, Reason.BEHIND_PARKED, "", arrival.refs)
         for arrival in self.handled:
             ref = tx.waiting.get(id(arrival.message))
             if ref is not None:

@@ -83,7 +83,8 @@ class Operators(Lane):
         seqs = order.seqs or [
             row[0]
             for row in await db.fetch(
-                "select seq from parked where reason = $1 and state in ('PARKED', 'REFUSED') order by seq",
+                "select seq from parked where reason = $1 and state in ('PARKED', 'QUARANTINED')"
+                " order by seq",
                 order.reason,
             )
         ]

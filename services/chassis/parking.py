@@ -19,7 +19,7 @@ from services.chassis.wire import Reader
 if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
-PARKED, WAITING, AWAITS, REFUSED = "PARKED", "WAITING", "AWAITS", "REFUSED"
+PARKED, BEHIND, AWAITS, QUARANTINED = "PARKED", "BEHIND", "AWAITS", "QUARANTINED"
 _decode_headers = Decoder(list[tuple[str, bytes | None]]).decode
 _PARK = """
 with p as (
@@ -94,7 +94,7 @@ async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
     raw, secret = unreadable.raw, unreadable.secret
     rows = await tx.fetch(
         _PARK,
-        REFUSED,
+        QUARANTINED,
         unreadable.reason.name,
         _clean(unreadable.detail),
         _clean(unreadable.type),
@@ -142,11 +142,11 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> l
         seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at = row
         head = tuple(_decode_headers(headers or b"[]"))
         raw = Raw(topic, partition, offset, key, head, value, _millis(first_at))
-        again = reader.again(raw, type, trusted=state != REFUSED)
+        again = reader.again(raw, type, trusted=state != QUARANTINED)
         if isinstance(again, Arrival):
             again.parked_seq, again.since = seq, first_at if state == AWAITS else None
             fact_seen = again.event_id is not None and event_id is None
-            again.seen = state == AWAITS or (state != REFUSED and fact_seen)
+            again.seen = state == AWAITS or (state != QUARANTINED and fact_seen)
             arrivals.append(again)
     return arrivals
 
@@ -166,7 +166,7 @@ with recursive closed(seq) as (
     select other.seq from closed join parked_ref mine on mine.seq = closed.seq
     join parked_ref other on other.ref = mine.ref and other.state <> 'AWAITS'
 )
-select p.seq from closed join parked p using (seq) where p.state <> 'SKIPPED' order by 1"""
+select p.seq from closed join parked p using (seq) order by 1"""
 
 
 async def together(tx: "Transaction", seq: int) -> list[int]:

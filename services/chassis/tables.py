@@ -145,7 +145,7 @@ _DDL = (
     ) with (fillfactor = 80)""",
     """create table {s}.parked (
         seq bigint generated always as identity primary key,
-        state text not null check (state in ('PARKED', 'WAITING', 'AWAITS', 'REFUSED', 'SKIPPED')),
+        state text not null check (state in ('PARKED', 'BEHIND', 'AWAITS', 'QUARANTINED')),
         reason text not null,
         detail text not null default '',
         type text not null default '',

@@ -69,7 +69,7 @@ async def test_what_concerns_a_parked_person_waits_behind_in_order_and_resumes_w
         made.poisoned = {first.enrollment_id}
         await made.run(made.arrived(first), made.arrived(second), made.arrived(other))
         assert await made.said() == [other.enrollment_id]
-        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("BEHIND", "BEHIND_PARKED")]
 
         made.poisoned = set()
         seqs = await made.rows("select seq from parked where state = 'PARKED'")
@@ -90,7 +90,7 @@ async def test_a_redrive_that_fails_again_leaves_everything_parked(database: Dat
         seqs = await made.rows("select seq from parked where state = 'PARKED'")
         assert await made.engine.redrive(made.db, [seqs[0][0]]) == 0
 
-        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+        assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("BEHIND", "BEHIND_PARKED")]
 
 
 async def test_a_parked_fact_that_is_delivered_again_stays_one_row(database: Database) -> None:
@@ -170,7 +170,7 @@ async def test_a_sweep_does_not_redrive_what_is_parked(database: Database) -> No
             made.db, [seq for (seq,) in await made.rows("select seq from parked where state = 'AWAITS'")]
         )
 
-        assert sorted(await parked(made)) == [("PARKED", "HANDLER_FAILED"), ("WAITING", "BEHIND_PARKED")]
+        assert sorted(await parked(made)) == [("BEHIND", "BEHIND_PARKED"), ("PARKED", "HANDLER_FAILED")]
         made.grounds = {ground.enrollment_id}
         await made.engine.redrive(
             made.db, [seq for (seq,) in await made.rows("select seq from parked where state = 'PARKED'")]

@@ -107,7 +107,7 @@ async def test_foreign_garbage_between_facts_costs_none_of_them(
         await say(producer, fact)
         async with running(broker, tmp_path, made.on):
             await until(lambda: bills(made, 1))
-        refused = await made.rows("select reason from parked where state = 'REFUSED' order by seq")
+        refused = await made.rows("select reason from parked where state = 'QUARANTINED' order by seq")
         assert len(refused) == 5        # the other three are for enrollment to keep, whose topic it is
         assert await committed(broker) == 9
 

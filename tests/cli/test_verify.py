@@ -199,7 +199,7 @@ async def test_garbage_that_was_consumed_and_not_parked_is_seen(year: Year) -> N
     assert "channels.wechat" in (await broken(year))["I14"]
     await year.put(
         "enrollment.parked",
-        state="REFUSED",
+        state="QUARANTINED",
         reason="BODY_INVALID",
         topic="channels.wechat",
         partition=year.part,

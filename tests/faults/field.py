@@ -45,8 +45,6 @@ class Field:
         self.keys = folder / "keys"
         self.cured, self.held = folder / "cured", folder / "held"
         self.members: list[Member] = []
-        # A broker that is killed soon after records were deleted finds them again: what is older is not ours.
-        self.began_ms = int(time.time() * 1000)
 
     async def query(self, sql: str, *args: object) -> list[Row]:
         """Rows, as the administrator, with billing's tables unqualified."""
@@ -228,16 +226,29 @@ class Member:
             await asyncio.sleep(0.05)
 
 
+async def _remembered(servers: Servers) -> None:
+    """Wait until the broker has noted that records are gone: killed before, it would find them again."""
+    assert servers.kafka is not None
+    begins = servers.kafka.data / "log-start-offset-checkpoint"
+    written = {begins.stat().st_mtime_ns}
+
+    async def begun_and_ended() -> bool:
+        written.add(begins.stat().st_mtime_ns)
+        return len(written) > 2
+
+    await until(begun_and_ended, "the broker's note of where topics begin")
+
+
 @asynccontextmanager
 async def prepared(servers: Servers, stack: Stack, folder: Path) -> AsyncIterator[Field]:
     """Empty tables and topics; at the end every member is ended and both servers run again."""
     field = Field(servers, stack, folder)
     make_keys(field.keys)
     await empty_tables(stack)
-    await asyncio.to_thread(empty_topics, stack.kafka_admin)
+    if await asyncio.to_thread(empty_topics, stack.kafka_admin):
+        await _remembered(servers)
     for statement in (*EFFECTS, "truncate effect"):
         await field.query(statement)
-    field.began_ms = int(time.time() * 1000)
     try:
         yield field
     finally:

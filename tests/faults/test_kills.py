@@ -140,7 +140,7 @@ async def test_five_hundred_pieces_of_garbage_stop_nobody(field: Field) -> None:
         await feed.all_sent()
         wrong = await verdict.gather_wrong(field, feed, NOBODY, 40)
         assert [line for line in wrong if not line.startswith("parked")] == []
-        assert await field.count("parked where state <> 'REFUSED'") == 0
+        assert await field.count("parked where state <> 'QUARANTINED'") == 0
         assert '"halted":false' in (await member.get("/health/live"))[1]
 
 

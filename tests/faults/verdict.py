@@ -11,7 +11,6 @@ from msgspec.json import decode
 
 from contracts.billing import BILLS
 from contracts.topics import PARTITIONS
-from services.chassis.ids import millis
 from tests.chassis.test_roads import records_of
 from tests.faults.feed import Feed
 from tests.faults.field import Field, until
@@ -143,7 +142,7 @@ async def _topics(field: Field) -> list[str]:
     heard: list[str] = []
     numbers: dict[str, list[int]] = {}
     for topic in (BILLS, OPERATIONS, *REPLIES):
-        for record in await _said_here(field, topic):
+        for record in await _said(field, topic):
             headers = dict(record.headers)
             ce_id = headers["ce_id"].decode()
             heard.append(ce_id)
@@ -158,20 +157,15 @@ async def _topics(field: Field) -> list[str]:
     ]
 
 
-async def _said_here(field: Field, topic: str) -> list[Any]:
-    """Records of this test, by partition and offset."""
-    ours = [
-        record
-        for record in await records_of(field.stack, topic)
-        if millis(dict(record.headers)["ce_id"].decode()) >= field.began_ms
-    ]
-    return sorted(ours, key=lambda record: (record.partition, record.offset))
+async def _said(field: Field, topic: str) -> list[Any]:
+    """A topic's records, by partition and offset."""
+    return sorted(await records_of(field.stack, topic), key=lambda record: (record.partition, record.offset))
 
 
 async def _answers(field: Field, feed: Feed) -> list[str]:
     """Every command is answered, and always the same."""
     said: dict[str, set[str]] = {}
-    for record in await _said_here(field, REPLIES[0]):
+    for record in await _said(field, REPLIES[0]):
         answer = decode(record.value)
         said.setdefault(answer["request_id"], set()).add(str(answer.get("result") or answer.get("refusal")))
     silent = [request for request in feed.commands if request not in said]
