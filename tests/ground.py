@@ -78,7 +78,7 @@ async def _tables(conn: asyncpg.Connection) -> list[str]:
 
 
 def empty_topics(bootstrap: str) -> bool:
-    """Drop all records of our topics and every consumer group that nobody uses. Whether there were records."""
+    """Drop all records of our topics and every group that nobody uses. Whether there were records."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
     known = admin.list_topics(timeout=10).topics
     parts = [
