@@ -61,10 +61,13 @@ class Reader:
             return None
         return self.read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
 
-    def read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
-        """What a record is to this lane; None: known, and not ours. signed: the bytes that a structured
-        event came in.
-        """
+    def read(self, raw: Raw) -> Arrival | Unreadable | None:
+        """What a record is to this lane; None: known, and not ours."""
+        what = self._read(raw)
+        return _without_secret(what) if isinstance(what, Unreadable) and not what.secret else what
+
+    def _read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
+        """signed: the bytes that a structured event came in."""
         kind = _type_of(raw.headers)
         subscription = self._mine.get(kind) if kind is not None else None
         if subscription is None and kind in self._known:
@@ -73,7 +76,7 @@ class Reader:
             if subscription is not None:
                 return self._mine_read(raw, subscription, signed)
             unpacked = _unpacked(raw)
-            return self._stranger(raw, kind) if unpacked is None else self.read(unpacked, raw.value)
+            return self._stranger(raw, kind) if unpacked is None else self._read(unpacked, raw.value)
         except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
             type_text = (kind or b"").decode("utf-8", "replace")[:80]
             return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], type_text)
@@ -206,7 +209,7 @@ class Reader:
         )
         if reason is not None:
             return Unreadable(raw, reason, "", subscription.type)
-        path = forbidden.find(raw.value or b"")
+        path = forbidden.find(signed or raw.value or b"")
         if path is not None:
             return Unreadable(raw, Reason.SECRET_IN_MESSAGE, path, subscription.type, secret=True)
         return self._command(raw, subscription, partner)
@@ -267,6 +270,18 @@ class Reader:
         arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
         arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`"), rule=error)
         return arrival
+
+
+def _without_secret(what: Unreadable) -> Unreadable:
+    """What is kept of it: no byte, if it carries what must not travel, whoever sent it. Of bytes that are no
+    JSON nobody can say; they are not kept either.
+    """
+    path = forbidden.find(what.raw.value or b"")
+    if path is None:
+        return what
+    if path == "?":
+        return what._replace(secret=True)
+    return what._replace(reason=Reason.SECRET_IN_MESSAGE, detail=path, secret=True)
 
 
 def _type_of(headers: tuple[tuple[str, bytes | None], ...]) -> bytes | None:

@@ -186,6 +186,32 @@ def test_who_is_not_who_he_says_is_parked_without_refs(
     assert reason(post.read(post.body(), **how)) == outcome  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"after": {"sig": b"AAAA"}},
+        {"money": False},
+        {"age_ms": 301_000},
+        {"type": "nobody.knows.v1"},
+        {"type": "billing.bill_issued.v1"},
+        {"key": "k" * 1_000},
+        {"after": {"ce_type": None}},
+    ],
+)
+def test_of_a_message_with_a_secret_no_byte_is_kept_whoever_sent_it(
+    post: Post, how: dict[str, object]
+) -> None:
+    what = post.read(post.body(pin="123456"), **how)  # type: ignore[arg-type]
+    assert isinstance(what, Unreadable)
+    assert (what.reason, what.detail, what.secret) == (Reason.SECRET_IN_MESSAGE, "pin", True)
+
+
+def test_garbage_that_may_hide_a_secret_keeps_its_reason_but_not_its_bytes(post: Post) -> None:
+    what = post.read(b'{"password": "1', after={"sig": b"AAAA"})
+    assert isinstance(what, Unreadable)
+    assert (what.reason, what.secret) == (Reason.SIGNATURE_INVALID, True)
+
+
 @pytest.mark.parametrize("key", ["a\x00b", "k" * 1_000_000])
 def test_a_record_key_that_is_none_is_parked_and_never_answered(post: Post, key: str) -> None:
     assert reason(post.read(post.body(), key=key)) == "parked SCHEMA_INVALID"
