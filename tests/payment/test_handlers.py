@@ -10,7 +10,7 @@ import pytest
 from contracts.answers import Accepted
 from contracts.payment import PaymentSettled
 from services.chassis.ids import uuid7
-from services.payment.rules import OrderPlaced, OrderRefused, OrderState
+from services.payment.rules import OrderPlaced, OrderState
 from tests.ground import Database
 from tests.payment.scene import (
     PAID_AT,
@@ -57,21 +57,6 @@ async def test_a_payer_hears_where_to_pay_once_the_provider_has_taken_the_order(
         "amount_fen": 40_000,
         "pay_url": "weixin://pay/1",
     }
-
-
-async def test_a_second_channel_is_locked_out_until_the_provider_refuses_the_first(world: World) -> None:
-    await world.when(bill(LI_NA))
-    order = await ordered(world, LI_NA)
-
-    await world.when(cart(LI_NA, request_id="cart-2"))
-    assert [reason_of(answer) for answer in world.answers] == ["BILL_LOCKED"]  # G13
-
-    await world.tell(OrderRefused(**order, code="SYSTEM_BUSY", detail=""))
-    assert [reason_of(answer) for answer in world.answers] == ["CHANNEL_DOWN"]
-    assert (await order_status(world, order), await status_of(world, LI_NA)) == ("FAILED", ("DUE", False))
-
-    await world.when(cart(LI_NA, request_id="cart-3"))
-    assert world.answers == []
 
 
 async def test_a_bill_that_is_not_known_yet_is_refused_and_may_be_tried_again(world: World) -> None:

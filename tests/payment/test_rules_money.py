@@ -74,7 +74,7 @@ def settled_of(posted: books.Posted) -> list[tuple[str, str]]:
         (callback(), "EXPIRED", HELD_BY_ANOTHER, "PaymentSettled", "SETTLED", "SETTLED"),
         (callback(), "EXPIRED", SETTLED, "PAID_TWICE", "DUPLICATE", None),  # G14
         (callback(), "PENDING", SETTLED, "PAID_TWICE", "DUPLICATE", None),  # the counter was faster
-        (callback(), "PENDING", replace(WAIVED, order_id=THIS), "BILL_NOT_PAYABLE", "DUPLICATE", None),
+        (callback(), "PENDING", replace(WAIVED, order_id=THIS), "BILL_NOT_PAYABLE", "DUPLICATE", "WAIVED"),
         (callback(), "SETTLED", SETTLED, "PAID_TWICE", None, None),  # a second transaction for one order
         (callback(39_999), "PENDING", LOCKED, "AMOUNT_MISMATCH", "FAILED", "DUE"),  # G16
         (callback(39_999), "EXPIRED", DUE_400, "AMOUNT_MISMATCH", None, None),

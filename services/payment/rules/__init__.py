@@ -113,8 +113,9 @@ def number_of(order_id: str) -> str:
 
 
 class Obligation(Struct, frozen=True, gc=False):
-    """What a person owes. order_id: of the live order that holds the pay lock (DUE), or that paid it
-    (SETTLED)."""
+    """What a person owes. order_id: of the live order that holds the pay lock until locked_until, or that
+    paid it (SETTLED).
+    """
 
     obligation_id: ObligationId
     person_id: PersonId

@@ -28,6 +28,7 @@ from services.payment.rules import (
     OrderEvent,
     Receipt,
 )
+from services.payment.rules.orders import freed
 
 
 class Money(Struct, frozen=True, gc=False):
@@ -62,7 +63,10 @@ class Posted(Struct, frozen=True):
 def post(
     money: Money, order: Order, shares: Sequence[tuple[Item, Obligation]], entry_ids: Sequence[str]
 ) -> Posted:
-    """Captured money, share by share: into premiums where something is due, else into suspense."""
+    """Captured money, share by share: into premiums where something is due, else into suspense.
+
+    With it the order is over: what it locked and does not settle is free.
+    """
     legs: list[Leg] = []
     items: list[Item] = []
     obligations: list[Obligation] = []
@@ -75,6 +79,7 @@ def post(
             reason = Reason.BILL_NOT_PAYABLE if due.status == DueStatus.WAIVED else Reason.PAID_TWICE
             items.append(replace(item, status=ItemStatus.SUSPENSE))
             funds.append(_funds(money, reason, due, item.amount_fen, entry_id, order.order_id))
+            obligations += freed(order, [due])
             facts.append((_unmatched(funds[-1]), 1))
             legs += entry(entry_id, Account.SUSPENSE, item.amount_fen, order.order_id, money.now)
         else:
@@ -85,7 +90,7 @@ def post(
             legs += entry(entry_id, Account.PREMIUMS, item.amount_fen, order.order_id, money.now)
     ended = replace(
         order,
-        status=ORDER[order.status, OrderEvent.POSTED if obligations else OrderEvent.TAKEN],
+        status=ORDER[order.status, OrderEvent.TAKEN if len(funds) == len(items) else OrderEvent.POSTED],
         channel_ref=money.channel_ref,
         paid_at=money.paid_at,
         sequence=sequence,

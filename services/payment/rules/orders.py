@@ -44,6 +44,11 @@ QUERY_PLAN = (
     timedelta(hours=1),
 )
 
+# An order that nobody hears of locks its bills until a little after the plan's last question, so that the answer
+# comes first. Then another order may take them over; the first to be paid settles, the other's money goes back.
+# Source: domain.md B6.4, "lock stays until known or policy limit".
+LOCKED_FOR = QUERY_PLAN[-1] + timedelta(minutes=5)
+
 _OVER = frozenset(
     {"CLOSED", "REVOKED", "PAYERROR", "REFUND"}
 )  # the provider will not take money for it any more
@@ -143,7 +148,9 @@ def close(fact: BillSettled, known: Obligation | None) -> Changed | Unchanged | 
     if known is None:
         return Awaited()
     closed = DUE.get((known.status, DueEvent.CLOSED))
-    return Changed(replace(known, status=closed, order_id=fact.order_id)) if closed else Unchanged()
+    if closed is None:
+        return Unchanged()
+    return Changed(replace(known, status=closed, order_id=fact.order_id, locked_until=None))
 
 
 def start(
@@ -183,7 +190,7 @@ def start(
     if against:
         return Refuses(min(against, key=lambda refusal: _RANK[refusal.code]))
     locked = [
-        replace(obligations[item.obligation_id], order_id=order_id, locked_until=now + QUERY_PLAN[-1])
+        replace(obligations[item.obligation_id], order_id=order_id, locked_until=now + LOCKED_FOR)
         for item in command.items
     ]
     return Starts(_born(command, order_id, partner, now), _items(command, order_id), locked)
@@ -240,11 +247,11 @@ def _against(at: int, item: CartItem, due: Obligation | None, now: datetime) -> 
         )
     if due.status == DueStatus.SETTLED:
         return refused(Reason.BILL_ALREADY_SETTLED, field=f"items[{at}].obligation_id")
-    if due.order_id is not None:
+    if due.locked_until is not None and now < due.locked_until:
         return refused(
             Reason.BILL_LOCKED,
             field=f"items[{at}].obligation_id",
-            rule=f"free in {_minutes_left(due, now)} minutes at most",
+            rule=f"free in {_minutes(due.locked_until - now)} minutes at most",
         )
     if item.amount_fen != due.due_fen:
         return refused(
@@ -258,10 +265,9 @@ def _against(at: int, item: CartItem, due: Obligation | None, now: datetime) -> 
     return None
 
 
-def _minutes_left(due: Obligation, now: datetime) -> int:
-    """Whole minutes until the plan's last question about the order that holds the lock. Golden case G13."""
-    left = due.locked_until - now if due.locked_until else timedelta()
-    return max(1, -(-left // timedelta(minutes=1)))
+def _minutes(left: timedelta) -> int:
+    """In whole minutes, rounded up. Golden case G13."""
+    return -(-left // timedelta(minutes=1))
 
 
 def placing(order: Order, items: list[Item]) -> PlaceOrder:
