@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from msgspec.json import encode
 
 from contracts.message import contract_of
 from sandbox.keys import make_keys
+from sandbox.partner import Partner
 from sandbox.stack import Stack
 from services.chassis.calls import Gateway
 from services.chassis.ids import partition_of, uuid7
+from services.chassis.keys import load_keyring
 from services.chassis.service import Running, Service
 from services.chassis.settings import Settings
 from services.chassis.subscriptions import Subscriptions
@@ -57,6 +60,18 @@ async def running(
         yield run
     finally:
         await run.stop()
+
+
+@asynccontextmanager
+async def partner(code: str, stack: Stack, folder: Path) -> AsyncIterator[Partner]:
+    """A partner that signs with its own keys and hears its answers."""
+    make_keys(folder / "keys")
+    one = Partner(code, stack.kafka(code), load_keyring(folder / "keys" / f"{code}.json"), lambda: datetime.now(UTC))
+    await one.start()
+    try:
+        yield one
+    finally:
+        await one.stop()
 
 
 @asynccontextmanager

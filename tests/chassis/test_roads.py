@@ -1,8 +1,6 @@
 """Do all roads end in the same engine? The door, timers, calls, the relay, and an operator's orders."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,32 +14,18 @@ from msgspec.json import decode
 from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS, QueryBill
 from contracts.operations import AdvanceClock, Redrive, Republish, Resume
-from sandbox.keys import make_keys
-from sandbox.partner import Partner
 from sandbox.stack import Stack
 from services.chassis.calls import NotSent, Unknown
 from services.chassis.ids import uuid7
-from services.chassis.keys import load_keyring
 from services.chassis.subscriptions import Batch
 from services.chassis.transaction import Transaction
-from tests.chassis.running import producing, running, say, until
+from tests.chassis.running import partner, producing, running, say, until
 from tests.chassis.toys import NOON, Remind, Toy, approved, owes, toy, waived
 from tests.ground import Database
 
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-@asynccontextmanager
-async def partner(code: str, stack: Stack, folder: Path) -> AsyncIterator[Partner]:
-    make_keys(folder / "keys")
-    one = Partner(code, stack.kafka(code), load_keyring(folder / "keys" / f"{code}.json"), now)
-    await one.start()
-    try:
-        yield one
-    finally:
-        await one.stop()
 
 
 async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_own_answer(
