@@ -230,7 +230,10 @@ def _number(question: AskOrder) -> str:
     refs=lambda it: [obligation(it.obligation_id), person(it.person_id), transaction(it.channel_ref)],
 )
 async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
-    """Money that a bank or counter took settles the bill, or stands in suspense; it is never refused."""
+    """Money that a bank or counter took settles the bill, or stands in suspense. A report is refused only
+    when it says a known payment differently, or, by the chassis, while something of this person is parked
+    (UNDER_REPAIR): then it is sent again and nothing is lost.
+    """
     dues = await store.obligations(tx, [command.obligation_id for command in commands])
     people = await store.people(tx, [command.person_id for command in commands])
     receipts = await store.receipts(tx, [(tx.arrival(it).partner, it.channel_ref) for it in commands])

@@ -44,9 +44,9 @@ QUERY_PLAN = (
     timedelta(hours=1),
 )
 
-# An order that nobody hears of locks its bills until a little after the plan's last question, so that the answer
-# comes first. Then another order may take them over; the first to be paid settles, the other's money goes back.
-# Source: domain.md B6.4, "lock stays until known or policy limit".
+# An order that nobody hears of locks its bills until a little after the plan's last question, whose answer
+# should come first. Then another order may take over: the first to be paid settles, the other's money goes
+# back. Source: domain.md B6.4, "lock stays until known or policy limit".
 LOCKED_FOR = QUERY_PLAN[-1] + timedelta(minutes=5)
 
 _OVER = frozenset(
