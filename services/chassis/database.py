@@ -2,6 +2,11 @@
 
 import asyncpg
 
+# The order of the limits is a promise: an attempt ends itself, is put back, and at last parked. Were the server
+# first, the connection would be gone and with it the process, again and again, and nobody would ever park the
+# culprit. The server's limit is for a process that is frozen and holds its locks.
+ATTEMPT_SECONDS = 10.0
+_GUARD = f"{int(ATTEMPT_SECONDS * 1.5)}s"
 # One statement of the engine touches few rows by index; plans are cached while tables are empty and must not
 # become scans.
 _SESSION = {
@@ -10,8 +15,8 @@ _SESSION = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
     "jit": "off",
-    "idle_in_transaction_session_timeout": "5s",
-    "transaction_timeout": "12s",
+    "idle_in_transaction_session_timeout": _GUARD,
+    "transaction_timeout": _GUARD,
     "client_connection_check_interval": "1s",
     "timezone": "UTC",
 }
@@ -52,7 +57,7 @@ async def connect(dsn: str, name: str, *, guarded: bool = False) -> asyncpg.Conn
         dsn,
         ssl="disable",
         timeout=5,
-        command_timeout=10,
+        command_timeout=ATTEMPT_SECONDS,
         max_cached_statement_lifetime=0,
         server_settings=settings,
     )

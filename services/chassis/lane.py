@@ -23,7 +23,7 @@ from services.chassis import metrics
 from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.attempt import Positions, save_progress
 from services.chassis.batch import Engine, is_ours_to_stop
-from services.chassis.database import IDLE_SECONDS, check, connect, is_broken
+from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.polling import patiently
 from services.chassis.telemetry import batch_span, log
@@ -33,8 +33,6 @@ Runs = dict[TopicPartition, list[ConsumerRecord]]
 MAX_RECORDS, MIN_RECORDS = 1000, 20
 BULK_CPU_SECONDS = 0.005
 FENCED = 75
-# of one batch, for reasons that should pass by themselves, while the database answers
-FAILURES_BEFORE_HALVES = 5
 
 
 class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -45,7 +43,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     small bites.
     """
 
-    deadline_seconds = 10.0      # below graceful_timeout (20 s), and far below rebalance_timeout (60 s)
+    deadline_seconds = ATTEMPT_SECONDS  # below graceful_timeout (20 s), far below rebalance_timeout (60 s)
 
     def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
                  money_awake: Callable[[], bool]) -> None:
@@ -265,11 +263,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             return None
         with batch_span(self.engine.service, self.name, len(arrivals)):
             batch = (self.db, arrivals, unreadable, positions, self.name)
-            if self._failures >= FAILURES_BEFORE_HALVES:
-                await self.engine.run_apart(*batch, seconds=self.deadline_seconds)
-            else:
-                async with asyncio.timeout(self.deadline_seconds):
-                    await self.engine.run(*batch)
+            await self.engine.run_within(*batch, seconds=self.deadline_seconds, failures=self._failures)
         return len(arrivals)
 
     def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
