@@ -2,9 +2,9 @@
 
 import asyncpg
 
-# The order of the limits is a promise: an attempt ends itself, is put back, and at last parked. Were the server
-# first, the connection would be gone and with it the process, again and again, and nobody would ever park the
-# culprit. The server's limit is for a process that is frozen and holds its locks.
+# The order of the limits is a promise: an attempt ends itself, is put back, and at last parked. Were the
+# server first, the connection would be gone and with it the process, again and again, and nobody would ever
+# park the culprit. The server's limit is for a process that is frozen and holds its locks.
 ATTEMPT_SECONDS = 10.0
 _GUARD = f"{int(ATTEMPT_SECONDS * 1.5)}s"
 # One statement of the engine touches few rows by index; plans are cached while tables are empty and must not

@@ -88,8 +88,9 @@ async def test_a_message_whose_handler_never_ends_is_parked_after_five_tries_and
         made.endless = {facts[3].enrollment_id}
         async with running(broker, tmp_path, made.on) as run:
             (lane,) = (lane for lane in run.lanes if lane.name == "money")
-            lane.lost = lost.append  # type: ignore[method-assign]
+            lane.lost = lost.append  # type: ignore[method-assign,assignment]
             async with lane.lock:
+                assert lane.db is not None
                 for setting in ("idle_in_transaction_session_timeout", "transaction_timeout"):
                     limit = await milliseconds(lane.db, setting)
                     assert limit > lane.deadline_seconds * 1000
