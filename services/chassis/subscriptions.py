@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from msgspec import Struct
 from msgspec.json import Decoder
 
+from contracts.answers import ANSWER_TYPES, Answer
 from contracts.message import Contract, Sealed, contract_of
 from contracts.partners import PARTNERS
 from contracts.topics import TOPICS
@@ -31,7 +32,8 @@ class Subscription:
         self.contract: Contract | None = None
         self.type = message.__name__
         try:
-            self.contract = contract_of(message)
+            told = issubclass(message, Answer)
+            self.contract = _said_to_partners(message) if told else contract_of(message)
             self.type = self.contract.type
         except KeyError:
             pass  # an internal message
@@ -95,8 +97,19 @@ class Subscriptions:
         return sorted(names)
 
 
+def _said_to_partners(answer: type[Answer]) -> Contract:
+    """What has no contract of its own: every service gives answers, and who only listens hears them all."""
+    return Contract(
+        type=ANSWER_TYPES[answer], kind="answer", owner="any", message=answer, subject="request_id"
+    )
+
+
 def _published_on(contract: Contract) -> set[str]:
-    """Where a fact is said: one topic, or each service's own for what the engine says of every service."""
+    """Where a fact is said: one topic, or each service's own for what the engine says of every service; an
+    answer is said on the topic of its partner.
+    """
+    if contract.kind == "answer":
+        return {partner.replies for partner in PARTNERS.values()}
     return {name for name, topic in TOPICS.items() if name == contract.topic.format(service=topic.owner)}
 
 

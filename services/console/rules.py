@@ -1,5 +1,6 @@
 """What is shown of a fact, in which words, and in which stage does it count?"""
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from msgspec import Struct, to_builtins
 
 from contracts import billing, enrollment, notify, operations, payment
+from contracts.answers import ANSWER_TYPES, Accepted, Answer, Rejected
 from contracts.message import contract_of
 from contracts.reasons import Reason
 
@@ -122,7 +124,18 @@ WORDS: Mapping[type[Struct], Words] = {
     operations.ServiceHalted: Words("服务已停", "service halted", "", ("service", "failures", "handled")),
     operations.ServiceResumed: Words("服务已恢复", "service resumed", "", ("service", "operator")),
 }
-BY_TYPE: Mapping[str, Words] = {contract_of(fact).type: words for fact, words in WORDS.items()}
+# What a partner was told. Of a refusal neither what was expected nor what came is kept.
+_ANSWERS: Mapping[type[Answer], Words] = {
+    Accepted: Words("已受理渠道请求", "request accepted", "", ("command", "partner", "request_id")),
+    Rejected: Words(
+        "未受理渠道请求", "request refused", "", ("command", "partner", "request_id", "reason", "field")
+    ),
+}
+BY_TYPE: Mapping[str, Words] = {
+    **{contract_of(fact).type: words for fact, words in WORDS.items()},
+    **{ANSWER_TYPES[answer]: words for answer, words in _ANSWERS.items()},
+}
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _LABELS = {
     "region_code": "统筹区",
     "scheme": "险种",
@@ -155,6 +168,10 @@ _LABELS = {
     "operator": "操作员",
     "failures": "失败",
     "handled": "处理",
+    "command": "请求",
+    "partner": "渠道",
+    "request_id": "请求号",
+    "field": "字段",
 }
 
 
@@ -183,6 +200,42 @@ def step(fact: Struct, place: Place) -> Step:
     )
 
 
+def answered(answer: Accepted | Rejected, place: Place, *, key: str) -> Step:
+    """An answer as a row. key: of its record; whom it is about, where the result does not say so.
+
+    Ids in it may be a partner's own words: what is no id of ours is left out.
+    """
+    result = answer.result if isinstance(answer, Accepted) else {}
+    about = {
+        "command": answer.command,
+        "partner": place.topic.split(".")[-2],
+        "request_id": answer.request_id,
+    }
+    if isinstance(answer, Rejected):
+        about |= {"reason": answer.refusal.code, "field": answer.refusal.field}
+    ids = {name: _ours(result.get(f"{name}_id")) for name in ("person", "enrollment", "obligation", "order")}
+    return Step(
+        place.ce_id,
+        datetime.fromisoformat(place.time),
+        place.type,
+        place.topic,
+        place.part,
+        place.record_offset,
+        (ids["enrollment"] or "").replace("-", ""),
+        ids["person"] or _ours(key),
+        ids["enrollment"],
+        ids["obligation"],
+        ids["order"],
+        "",
+        about,
+    )
+
+
+def said_by(topic: str, about: Mapping[str, Any]) -> str:
+    """The service that said it: the topic's, of an answer the one that was asked."""
+    return str(about.get("command", topic)).partition(".")[0]
+
+
 def title(type_name: str) -> tuple[str, str]:
     """What a type is called, in Chinese and English; the type itself when it is none of ours."""
     words = BY_TYPE.get(type_name)
@@ -206,6 +259,8 @@ def shown(name: str, value: Any) -> str:
         return yuan(value)
     if name.endswith("_at"):
         return instant(datetime.fromisoformat(value))
+    if name == "command":
+        return str(value).split(".")[1].replace("_", " ")
     if name in ("reason", "reasons"):
         return "、".join(_reason(code) for code in ([value] if isinstance(value, str) else value))
     return "、".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -224,6 +279,10 @@ def instant(at: datetime) -> str:
 
 def _reason(code: str) -> str:
     return f"{Reason[code].zh}（{code}）" if code in Reason.__members__ else code
+
+
+def _ours(value: object) -> str | None:
+    return value if isinstance(value, str) and _UUID.fullmatch(value) else None
 
 
 def _id(fact: Struct, name: str) -> str | None:

@@ -12,7 +12,7 @@ from contracts.message import contract_of
 from services.chassis.rows import Rows
 from services.chassis.transaction import Transaction
 from services.console import tables
-from services.console.rules import Person, Place, Step
+from services.console.rules import Person, Step
 
 STEPS = Rows(tables.Step, Step)
 PEOPLE = Rows(tables.Person, Person)
@@ -33,21 +33,19 @@ class Reads(Protocol):
         ...
 
 
-def add_step(tx: Transaction, step: Step) -> None:
-    """A new step."""
-    tx.add(STEPS, step)
+async def add_steps(tx: Transaction, steps: Iterable[Step]) -> None:
+    """New steps, and so many more of each type from each partition; one statement, in one order."""
+    new: Counter[tuple[str, int, str]] = Counter()
+    for step in steps:
+        tx.add(STEPS, step)
+        new[step.topic, step.part, step.type] += 1
+    rows = sorted((*key, facts) for key, facts in new.items())
+    await tx.execute(_COUNT, *map(list, zip(*rows, strict=True)))
 
 
 def save_person(tx: Transaction, person: Person) -> None:
     """A person, or its newer version."""
     tx.upsert(_LATEST, person)
-
-
-async def count(tx: Transaction, places: Iterable[Place]) -> None:
-    """So many more of each type from each partition; a statement a batch and type, in one order."""
-    new = Counter((place.topic, place.part, place.type) for place in places)
-    rows = sorted((*key, facts) for key, facts in new.items())
-    await tx.execute(_COUNT, *map(list, zip(*rows, strict=True)))
 
 
 class Counts(Struct, frozen=True):
@@ -100,6 +98,8 @@ _BY_ID = {
     "journey": "journey = replace($1::uuid::text, '-', '')",
     "event": "ce_id = $1::uuid",
 }
+# What was asked for stands before what came of it: both were said in one transaction, the answer last.
+_IN_ORDER = "order by at, type like 'answer.%' desc, ce_id"
 _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
 
 
@@ -132,7 +132,7 @@ async def _journeys(db: Reads, kind: str, where: str, value: str) -> Timeline | 
 
 
 async def _steps(db: Reads, kind: str, where: str, value: Any) -> Timeline:
-    rows = await db.fetch(f"{STEPS.select} where {where} order by at, ce_id limit {MOST_STEPS + 1}", value)
+    rows = await db.fetch(f"{STEPS.select} where {where} {_IN_ORDER} limit {MOST_STEPS + 1}", value)
     steps = [STEPS.of(row) for row in rows]
     ids = {step.person_id for step in steps if step.person_id} | ({value} if kind == "person" else set())
     return Timeline(kind, steps[:MOST_STEPS], await _people(db, sorted(ids)), len(steps) > MOST_STEPS)

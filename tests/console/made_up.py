@@ -9,6 +9,7 @@ import asyncpg
 from msgspec import Struct
 from msgspec.json import encode
 
+from contracts.answers import ANSWER_TYPES, Accepted, Rejected
 from contracts.billing import BillIssued, BillSettled
 from contracts.enrollment import (
     Contact,
@@ -21,7 +22,9 @@ from contracts.enrollment import (
 from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, Sealed, contract_of
 from contracts.notify import NotificationSent
 from contracts.operations import MessageParked
+from contracts.partners import PARTNERS
 from contracts.payment import FundsUnmatched, PaymentSettled
+from contracts.reasons import Reason, refused
 from services.chassis.arrival import Arrival, Raw
 from services.chassis.batch import Engine
 from services.chassis.database import connect
@@ -53,24 +56,35 @@ class Listener:
         await self.engine.run(self.db, arrivals)
         return [dict(a.raw.headers)["ce_id"].decode() for a in arrivals]  # type: ignore[union-attr]
 
+    async def answer(self, answer: Accepted | Rejected, partner: str, *, key: str) -> None:
+        """What a partner was told, under the record key of its command."""
+        topic = PARTNERS[partner].replies
+        arrived = self._arrived(topic, ANSWER_TYPES[type(answer)], key, answer, answer.answered_at, 1)
+        await self.engine.run(self.db, [arrived])
+
     def arrived(self, fact: Struct, at: datetime, sequence: int = 1, service: str = "billing") -> Arrival:
         """The fact as the lane would hand it over."""
         contract = contract_of(fact)
-        key = getattr(fact, contract.key)
+        topic, key = contract.topic.format(service=service), getattr(fact, contract.key)
+        return self._arrived(topic, contract.type, key, fact, at, sequence)
+
+    def _arrived(
+        self, topic: str, type_name: str, key: str, said: Struct, at: datetime, sequence: int
+    ) -> Arrival:
         self.offset += 1
         headers = (
             ("ce_id", uuid7().encode()),
-            ("ce_type", contract.type.encode()),
+            ("ce_type", type_name.encode()),
             ("ce_time", at.isoformat().encode()),
             ("ce_sequence", b"%d" % sequence),
         )
         raw = Raw(
-            contract.topic.format(service=service),
+            topic,
             partition_of(key),
             self.offset,
             key.encode(),
             headers,
-            encode(fact),
+            encode(said),
             int(datetime.now(UTC).timestamp() * 1000),
         )
         arrival = self.reader.read(raw)
@@ -184,6 +198,17 @@ class Citizen:
             reason="PAID_TWICE",
             received_at=NOON,
         )
+
+
+def accepted(request_id: str, command: str, **result: str) -> Accepted:
+    """A request was done."""
+    return Accepted(request_id=request_id, command=command, answered_at=NOON, result=result)
+
+
+def rejected(request_id: str, command: str, reason: Reason, **where: str) -> Rejected:
+    """A request was not done."""
+    refusal = refused(reason, **where)
+    return Rejected(request_id=request_id, command=command, answered_at=NOON, refusal=refusal)
 
 
 def parked(number: int, service: str = "billing") -> MessageParked:

@@ -4,21 +4,44 @@ import time
 from datetime import timedelta
 
 from contracts.message import CONTRACTS, Sealed
-from services.console import store
+from contracts.reasons import Reason
+from contracts.topics import TOPICS
+from services.console import rules, store
 from services.console.handlers import on
-from tests.console.made_up import NOON, Citizen, listening, parked
+from tests.console.made_up import NOON, Citizen, accepted, listening, parked, rejected
 from tests.ground import Database
 
 
-def test_every_published_fact_is_heard_on_the_topic_it_is_said_on() -> None:
+def test_every_published_fact_and_every_answer_is_heard_on_the_topic_it_is_said_on() -> None:
     facts = {c.type for c in CONTRACTS.values() if c.kind == "fact"}
-    assert facts == {s.type for s in on.by_type.values()}
-    services = ("enrollment", "billing", "payment", "notify", "console")
-    topics = {c.topic for c in CONTRACTS.values() if c.kind == "fact" and c.owner != "any"} | {
-        f"{s}.operations" for s in services
-    }
-    assert set(on.topics("bulk")) == topics
+    assert facts | {"answer.accepted.v1", "answer.rejected.v1"} == {s.type for s in on.by_type.values()}
+    assert set(on.topics("bulk")) == {topic.name for topic in TOPICS.values() if not topic.inbound}
     assert on.topics("money") == []
+
+
+async def test_a_persons_way_begins_with_what_the_channel_asked_for(database: Database) -> None:
+    wang = Citizen()
+    recorded, submitted, *_ = wang.facts()
+    asked, applied = "enrollment.register_account.v1", "enrollment.submit_enrollment.v1"
+    async with listening(database) as console:
+        await console.answer(rejected("r-1", asked, Reason.ID_CHECKSUM, got="1***2"), "wechat", key="r-1")
+        await console.answer(accepted("r-2", asked, person_id=wang.person), "wechat", key="r-2")
+        await console.hear(recorded, submitted)
+        result = {"enrollment_id": wang.enrollment, "status": "SUBMITTED"}
+        await console.answer(accepted("r-3", applied, **result), "wechat", key=wang.person)
+        await console.answer(rejected("r-4", applied, Reason.WINDOW_CLOSED), "wechat", key=wang.person)
+        found = await store.timeline(console.db, wang.person)
+        applying = await store.timeline(console.db, wang.enrollment)
+    assert found is not None
+    assert applying is not None
+    told = [rules.details(step.type, step.about) for step in found.steps]
+    assert told[0] == "请求 register account；渠道 wechat；请求号 r-2"
+    assert [step.type for step in found.steps] == [
+        "answer.accepted.v1", "answer.accepted.v1", "answer.rejected.v1", "enrollment.enrollment_submitted.v1"
+    ]  # fmt: skip
+    assert [step.type for step in applying.steps] == [
+        "answer.accepted.v1", "enrollment.enrollment_submitted.v1"
+    ]  # fmt: skip
 
 
 async def test_a_citizens_way_is_found_by_every_id_it_has(database: Database) -> None:

@@ -7,15 +7,17 @@ import pytest
 
 from contracts.billing import BillIssued
 from contracts.enrollment import PersonRecorded
+from contracts.reasons import Reason
 from services.console import rules
 from services.console.rules import Place
-from tests.console.made_up import NOON, Citizen, parked
+from tests.console.made_up import NOON, Citizen, accepted, parked, rejected
 
 WANG = Citizen()
 BILL = "billing.bill_issued.v1"
 PLACE = Place(
     "01931a00-0000-7000-8000-000000000001", "2024-12-20T12:00:00+08:00", BILL, "billing.bills", 3, 7
 )
+REPLY = Place(PLACE.ce_id, PLACE.time, "answer.accepted.v1", "agencies.990100.replies", 3, 8)
 
 
 def test_every_fact_has_words_and_nothing_sealed_is_shown() -> None:
@@ -46,6 +48,36 @@ def test_a_fact_becomes_a_row_with_its_ids_and_what_is_shown() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("key", "result", "person_id"),
+    [
+        ("r-1", {}, None),
+        (WANG.person, {}, WANG.person),
+        ("r-1", {"person_id": WANG.person}, WANG.person),
+        ("990100199203152625", {"person_id": 7}, None),
+        (WANG.person.upper(), {"enrollment_id": "x"}, None),
+    ],
+)
+def test_an_answer_is_about_whom_it_names_else_about_the_key(
+    key: str, result: dict[str, Any], person_id: str | None
+) -> None:
+    row = rules.answered(accepted("r-1", "enrollment.register_account.v1", **result), REPLY, key=key)
+    assert (row.person_id, row.enrollment_id, row.journey) == (person_id, None, "")
+
+
+def test_of_a_refusal_only_reason_and_field_are_kept() -> None:
+    where = {"field": "registration.id_number", "expected": "a checksum", "got": "9901***25"}
+    row = rules.answered(rejected("r-1", "x.y.v1", Reason.ID_CHECKSUM, **where), REPLY, key="r-1")
+    assert row.about == {
+        "command": "x.y.v1",
+        "partner": "990100",
+        "request_id": "r-1",
+        "reason": "ID_CHECKSUM",
+        "field": "registration.id_number",
+    }
+    assert rules.said_by(row.topic, row.about) == "x"
+
+
 def test_what_names_nobody_has_no_ids() -> None:
     row = rules.step(parked(1), PLACE)
     assert (row.person_id, row.journey, row.channel_ref) == (None, "", "")
@@ -72,6 +104,7 @@ def test_amounts_are_yuan_with_fen(fen: int, text: str) -> None:
         ("reasons", ["PAID_TWICE", "of the agency"], "重复缴费（PAID_TWICE）、of the agency"),
         ("categories", ["orphan", "student"], "orphan、student"),
         ("version", 2, "2"),
+        ("command", "enrollment.submit_enrollment.v1", "submit enrollment"),
     ],
 )
 def test_values_are_written_for_people(name: str, value: Any, text: str) -> None:

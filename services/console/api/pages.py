@@ -6,7 +6,7 @@ from html import escape
 from starlette.requests import Request
 from starlette.responses import Response
 
-from services.console.rules import BY_TYPE, STAGES, Person, Step, details, instant, title
+from services.console.rules import BY_TYPE, STAGES, Person, Step, details, instant, said_by, title
 from services.console.store import Counts, Timeline
 
 Answers = Callable[[Request], Awaitable[Response]]
@@ -184,7 +184,7 @@ def _step(step: Step) -> Html:
     return tag(
         "tr",
         tag("td", instant(step.at).removesuffix("+08:00"), class_="time"),
-        tag("td", step.topic.partition(".")[0]),
+        tag("td", said_by(step.topic, step.about)),
         tag("td", *_titles(step.type)),
         tag("td", details(step.type, step.about)),
         tag("td", *links),
