@@ -32,8 +32,10 @@ class Subscription:
         self.contract: Contract | None = None
         self.type = message.__name__
         try:
-            told = issubclass(message, Answer)
-            self.contract = _said_to_partners(message) if told else contract_of(message)
+            if issubclass(message, Answer):
+                self.contract = _said_to_partners(message)
+            else:
+                self.contract = contract_of(message)
             self.type = self.contract.type
         except KeyError:
             pass  # an internal message
