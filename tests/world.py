@@ -81,7 +81,7 @@ class World:
 
     async def later(self, until: str) -> None:
         """The clock moves on, and every timer that is due on the way fires."""
-        await Timers(self.engine, self.on).advance(self.db, instant(until))
+        await Timers(self.engine).advance(self.db, instant(until))
         await self.listen()
 
     async def kept(self, rows: Rows[Value], **by: str | bytes) -> list[Value]:

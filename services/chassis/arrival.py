@@ -38,9 +38,9 @@ class Arrival:
 
     event_id: the ce_id of a fact of ours (inbox), None for the rest. request: of a command. digest: HMAC of a
     command's canonical body. refusal: an authentic command that is answered without a handler. parked_seq,
-    job_id, call_id: the row that this message came from and that goes in its transaction. seen: its inbox
-    row stands already. since: when it first waited (system instant). answer: what the partner hears, once
-    that is known.
+    job_id, call_id: the row that this message came from and that goes in its transaction. run_at: the instant
+    of a timer. journey: whose trace it belongs to, "" if nobody knows. seen: its inbox row stands already.
+    since: when it first waited (system instant). answer: what the partner hears, once that is known.
     """
 
     __slots__ = (
@@ -50,6 +50,7 @@ class Arrival:
         "digest",
         "event_id",
         "job_id",
+        "journey",
         "key",
         "message",
         "parked_seq",
@@ -59,6 +60,7 @@ class Arrival:
         "refs",
         "refusal",
         "request",
+        "run_at",
         "seen",
         "since",
         "subscription",
@@ -78,6 +80,7 @@ class Arrival:
             raw,
         )
         self.topic, self.partition, self.at_ms = raw.topic, raw.partition, raw.at_ms
+        self.journey: str = getattr(message, "journey", "")
         self.key = ""
         self.time = ""
         self.partner = ""
@@ -88,6 +91,7 @@ class Arrival:
         self.parked_seq: int | None = None
         self.job_id: str | None = None
         self.call_id: str | None = None
+        self.run_at: datetime | None = None
         self.seen = False
         self.since: datetime | None = None
         self.answer: Answer | None = None
@@ -108,7 +112,8 @@ class Arrival:
 class Unreadable(NamedTuple):
     """What nobody can handle: kept with its reason and without refs, so that a forger freezes no citizen.
 
-    secret: keep only the digest, never the bytes.
+    secret: keep only the digest, never the bytes. job_id, call_id: the row of ours that it came from and that
+    goes when it is kept.
     """
 
     raw: Raw
@@ -116,3 +121,5 @@ class Unreadable(NamedTuple):
     detail: str
     type: str = ""
     secret: bool = False
+    job_id: str | None = None
+    call_id: str | None = None

@@ -5,6 +5,8 @@ commit.
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from itertools import groupby
+from typing import TypeVar
 
 import asyncpg
 
@@ -27,6 +29,7 @@ from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 
 Positions = dict[tuple[str, int], int]
+Come = TypeVar("Come", Arrival, Unreadable)
 # Where a message's own row lies, by the slot that names it, and how it is taken away.
 _ORIGINS = {
     "job_id": "delete from job where id = any($1::uuid[]) returning id",
@@ -80,6 +83,7 @@ class Attempt:
             everything = [*self.arrivals, *woken]
             await self.lock(tx, {ref for arrival in everything for ref in arrival.refs})
             everything = await self.remove_origins(tx, everything)
+            unreadable = await self.remove_origins(tx, unreadable)
             self.known = await known_requests(tx, everything)
             go, behind = await self._blocked(tx, everything)
             go = await drop_seen(tx, go, ask_which=self.ask_which)
@@ -100,18 +104,15 @@ class Attempt:
         )
         tx.set_now(datetime.now(UTC) + rows[0][1])
 
-    async def remove_origins(self, tx: Transaction, arrivals: list[Arrival]) -> list[Arrival]:
+    async def remove_origins(self, tx: Transaction, come: Sequence[Come]) -> list[Come]:
         """Take the rows that these messages came from; a row that is gone was handled by somebody else."""
         gone: set[int] = set()
         for slot, delete in _ORIGINS.items():
-            wanted = {getattr(a, slot): a for a in arrivals if getattr(a, slot) is not None}
+            wanted = {key: each for each in come if (key := getattr(each, slot, None)) is not None}
             if wanted:
                 found = {str(row[0]) for row in await tx.fetch(delete, list(wanted))}
-                gone |= {id(a) for key, a in wanted.items() if str(key) not in found}
-        times = [a.time for a in arrivals if a.job_id is not None]
-        if times:
-            tx.set_now(datetime.fromisoformat(times[0]))  # a timer's now is the instant it was set for
-        return [a for a in arrivals if id(a) not in gone]
+                gone |= {id(each) for key, each in wanted.items() if str(key) not in found}
+        return [each for each in come if id(each) not in gone]
 
     async def _blocked(self, tx: Transaction, arrivals: list[Arrival]) -> tuple[list[Arrival], list[Arrival]]:
         """Who goes, and who waits behind a parked message; one that waits blocks its other refs for those
@@ -143,14 +144,22 @@ class Attempt:
         for arrival in go:
             if arrival.refusal is not None:
                 refuse(tx, arrival, Reason.SCHEMA_INVALID)
-        for wave in waves([arrival for arrival in go if arrival.refusal is None]):
-            calls: dict[Subscription, list[Arrival]] = {}
-            for arrival in drop_repeated(tx, wave, self.known):
-                calls.setdefault(arrival.subscription, []).append(arrival)  # type: ignore[arg-type]
-            for subscription, arrivals in calls.items():
-                await subscription.handler([arrival.message for arrival in arrivals], tx)
-                self.handled += arrivals
-            await tx.flush()
+        now = tx.now
+        able = [arrival for arrival in go if arrival.refusal is None]
+        for run_at, some in groupby(able, key=lambda arrival: arrival.run_at):
+            tx.set_now(run_at or now)       # a timer's now is the instant it was set for
+            for wave in waves(list(some)):
+                await self._run_wave(tx, wave)
+        tx.set_now(now)
+
+    async def _run_wave(self, tx: Transaction, wave: list[Arrival]) -> None:
+        calls: dict[Subscription, list[Arrival]] = {}
+        for arrival in drop_repeated(tx, wave, self.known):
+            calls.setdefault(arrival.subscription, []).append(arrival)  # type: ignore[arg-type]
+        for subscription, arrivals in calls.items():
+            await subscription.handler([arrival.message for arrival in arrivals], tx)
+            self.handled += arrivals
+        await tx.flush()
 
     async def _keep(self, tx: Transaction, behind: list[Arrival], unreadable: Sequence[Unreadable]) -> None:
         """Those behind a parked message, those whose ground is missing, and those nobody can read."""
@@ -185,14 +194,14 @@ async def _save_later(tx: Transaction) -> None:
     """Timers and calls that the handlers asked for."""
     if tx.jobs:
         await tx.execute(
-            "insert into job(id, run_at, type, payload)"
-            " select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[])",
+            "insert into job(id, run_at, type, payload, journey)"
+            " select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[], $5::text[])",
             *map(list, zip(*tx.jobs, strict=True)),
         )
     if tx.calls:
         await tx.execute(
-            "insert into call(id, number, type, payload)"
-            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[])"
+            "insert into call(id, number, type, payload, journey)"
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[])"
             " on conflict (number) do nothing",
             *map(list, zip(*tx.calls, strict=True)),
         )

@@ -22,6 +22,8 @@ from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 
 RERUNS = 5
+# of one batch, for reasons that should pass by themselves, while the database answers
+FAILURES_BEFORE_HALVES = 5
 
 
 class Engine:
@@ -60,24 +62,25 @@ class Engine:
         await self._halves(db, list(arrivals))
         await self._attempt(db, [], unreadable=unreadable, progress=progress)
 
-    async def run_apart(
-        self,
-        db: asyncpg.Connection,
-        arrivals: Sequence[Arrival],
-        unreadable: Sequence[Unreadable],
-        positions: Positions,
-        lane: str,
-        *,
-        seconds: float,
+    async def run_within(
+        self, db: asyncpg.Connection, arrivals: Sequence[Arrival], unreadable: Sequence[Unreadable],
+        positions: Positions | None = None, lane: str = "", *, seconds: float, failures: int,
     ) -> None:
-        """A batch that failed again and again for reasons that should pass, though the database answers:
-        halves, each within so many seconds, until what never ends is parked. Raises when the connection
-        itself is gone.
+        """`run` within so many seconds, for a road that brings the same batch again when it fails.
+
+        failures: of this batch up to now, for reasons that should pass, though the database answers. After
+        five its halves are tried, each within so many seconds, until what never ends is parked; raises only
+        when the connection itself is gone.
         """
+        if failures < FAILURES_BEFORE_HALVES:
+            async with asyncio.timeout(seconds):
+                await self.run(db, arrivals, unreadable, positions, lane)
+            return
         self.halt.check()
         if arrivals:
             await self._halves(db, list(arrivals), seconds)
-        await self._attempt(db, [], unreadable=unreadable, progress=(lane, positions))
+        progress = (lane, positions) if positions else None
+        await self._attempt(db, [], unreadable=unreadable, progress=progress)
 
     async def _halves(
         self, db: asyncpg.Connection, arrivals: list[Arrival], seconds: float | None = None
@@ -180,7 +183,7 @@ class Engine:
         span = current_batch()
         if span is not None:
             span.handled(
-                getattr(arrival.message, "journey", ""),
+                arrival.journey,
                 arrival.type,
                 arrival.event_id or "",
                 type(error).__name__,
@@ -274,7 +277,7 @@ def _trace(run: Attempt) -> None:
     if span is None:
         return
     for arrival in run.handled:
-        span.handled(getattr(arrival.message, "journey", ""), arrival.type, arrival.event_id or "")
+        span.handled(arrival.journey, arrival.type, arrival.event_id or "")
     for said in run.tx.outbox.said:
         span.said(said.journey, said.type, said.ce_id)
 

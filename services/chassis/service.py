@@ -102,7 +102,7 @@ class Running:
         readers = {lane: Reader(on, lane, keys, _parks_for(service.name, lane, lanes)) for lane in lanes}
         door_reader = Reader(on, "money", keys, frozenset())
         self.engine = Engine(service.name, keys, door_reader, self.memory, self.halt)
-        self.timers = Timers(self.engine, on)
+        self.timers = Timers(self.engine)
         self.door = Door(self.engine, on, door_reader)
         self.lanes = [
             Lane(

@@ -42,7 +42,7 @@ ENGINE_TABLES: dict[str, EngineTable] = {
     "unsent": EngineTable(may=("SELECT", "INSERT", "DELETE"), columns=("batch_id", "at")),
     "request": EngineTable(
         may=("SELECT", "INSERT", "UPDATE"),
-        columns=("partner", "request_id", "command", "digest", "answer", "answer_type", "key", "at"),
+        columns=("partner", "request_id", "command", "digest", "answer", "key", "at"),
     ),
     "parked": EngineTable(
         may=READ_WRITE,
@@ -69,7 +69,7 @@ ENGINE_TABLES: dict[str, EngineTable] = {
     "job": EngineTable(
         may=("SELECT", "INSERT", "DELETE"),
         hidden=("payload",),
-        columns=("id", "run_at", "type", "payload", "journey", "key", "created_at"),
+        columns=("id", "run_at", "type", "payload", "journey", "created_at"),
     ),
     "call": EngineTable(
         may=READ_WRITE,
@@ -83,8 +83,6 @@ ENGINE_TABLES: dict[str, EngineTable] = {
             "attempts",
             "next_at",
             "claimed_at",
-            "claimed_by",
-            "key",
             "journey",
         ),
     ),
@@ -138,7 +136,6 @@ _DDL = (
         command text not null,
         digest bytea not null,
         answer bytea,
-        answer_type text,
         key text not null,
         at timestamptz not null default now(),
         primary key (partner, request_id)
@@ -174,8 +171,7 @@ _DDL = (
         run_at timestamptz not null,
         type text not null,
         payload bytea not null,
-        journey text not null default '',
-        key text not null default '',
+        journey text not null,
         created_at timestamptz not null default now()
     ) with ({short})""",
     "create index job_due on {s}.job (run_at, id)",
@@ -188,9 +184,7 @@ _DDL = (
         attempts int not null default 0,
         next_at timestamptz not null default now(),
         claimed_at timestamptz,
-        claimed_by text,
-        key text not null default '',
-        journey text not null default ''
+        journey text not null
     ) with (fillfactor = 50, {short})""",
     "create index call_next on {s}.call (next_at)",
     """create table {s}.progress (

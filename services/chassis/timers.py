@@ -8,28 +8,32 @@ from datetime import UTC, datetime, timedelta
 import asyncpg
 
 from services.chassis import metrics
-from services.chassis.arrival import Arrival, Raw
+from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.batch import Engine
-from services.chassis.subscriptions import Subscriptions
-from services.chassis.wire import internal
+from services.chassis.database import ATTEMPT_SECONDS, is_broken
+from services.chassis.halt import Halted
+from services.chassis.telemetry import batch_span
 
 AT_MOST = 1000
 # how often messages that await their ground are tried again without anybody touching it
 SWEEP_SECONDS = 5.0
 AWAITS_SECONDS = 30
 _DUE = """
-select id::text, run_at, type, payload from job
-where run_at = (select min(run_at) from job where run_at <= $1) order by id limit $2"""
+select id::text, run_at, type, payload, journey from job where run_at <= $1 order by run_at, id limit $2"""
 
 
 class Timers:
-    """One loop a service process: every batch holds jobs of one instant, and that instant is its now.
+    """One loop a service process: a batch holds what is due, in the order of its instants, each timer with
+    its own instant as its now. One that is set meanwhile for an instant gone by comes with the next batch.
 
     Two members may read the same job; the delete under its refs' locks lets one of them have it.
     """
 
-    def __init__(self, engine: Engine, subscriptions: Subscriptions) -> None:
-        self.engine, self.subscriptions = engine, subscriptions
+    deadline_seconds = ATTEMPT_SECONDS
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._failures = 0
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
@@ -51,20 +55,30 @@ class Timers:
                 pass
 
     async def fire(self, db: asyncpg.Connection, until: datetime) -> int:
-        """Run the jobs of the earliest due instant. Returns how many; 0: none is due by then."""
+        """Run the jobs that are due by an instant, the earliest first. Returns how many; 0: none is left."""
         rows = await db.fetch(_DUE, until, AT_MOST)
-        if rows:
-            metrics.timer_ran(self.engine.service, (until - rows[0][1]).total_seconds())
-            await self.engine.run(db, [self._arrival(*row) for row in rows])
+        if not rows:
+            return 0
+        metrics.timer_ran(self.engine.service, (until - rows[0][1]).total_seconds())
+        come = [self._come(*row) for row in rows]
+        arrivals = [what for what in come if isinstance(what, Arrival)]
+        unreadable = [what for what in come if isinstance(what, Unreadable)]
+        try:
+            with batch_span(self.engine.service, "timers", len(arrivals)):
+                await self.engine.run_within(
+                    db, arrivals, unreadable, seconds=self.deadline_seconds, failures=self._failures
+                )
+        except (Exception, asyncio.CancelledError) as error:
+            self._failures = 0 if isinstance(error, Halted) else self._failures + _counts(error, db)
+            raise
+        self._failures = 0
         return len(rows)
 
     async def advance(self, db: asyncpg.Connection, to: datetime) -> None:
         """Move the business clock forward to an instant, from due time to due time. It never goes back."""
-        while True:
-            due = await db.fetchval("select min(run_at) from job where run_at <= $1", to)
-            await self._set(db, due if due is not None else to)
-            if due is None or not await self.fire(db, due):
-                break
+        while (due := await db.fetchval("select min(run_at) from job where run_at <= $1", to)) is not None:
+            await self._set(db, due)
+            await self.fire(db, due)     # or somebody else did meanwhile
         await self._set(db, to)
 
     async def sweep(self, db: asyncpg.Connection) -> None:
@@ -85,9 +99,18 @@ class Timers:
     async def _set(self, db: asyncpg.Connection, to: datetime) -> None:
         await db.execute("update clock set skew = $1 where skew < $1", to - datetime.now(UTC))
 
-    def _arrival(self, job_id: str, run_at: datetime, type: str, payload: bytes) -> Arrival:
-        subscription = self.subscriptions.by_type[type]
-        raw = Raw("timer", None, None, None, (), payload, int(datetime.now(UTC).timestamp() * 1000))
-        arrival = internal(subscription, raw)
-        arrival.job_id, arrival.time = job_id, run_at.isoformat()
-        return arrival
+    def _come(
+        self, job_id: str, run_at: datetime, type: str, payload: bytes, journey: str
+    ) -> Arrival | Unreadable:
+        head = (("run_at", run_at.isoformat().encode()), ("journey", journey.encode()))
+        raw = Raw("timer", None, None, None, head, payload, int(datetime.now(UTC).timestamp() * 1000))
+        come = self.engine.reader.own(raw, type)
+        if isinstance(come, Unreadable):
+            return come._replace(job_id=job_id)
+        come.job_id = job_id
+        return come
+
+
+def _counts(error: BaseException, db: asyncpg.Connection) -> bool:
+    """Whether a failure is one though the database answers: a lost connection is no batch's fault."""
+    return not is_broken(error) and not db.is_closed()

@@ -47,8 +47,8 @@ class Transaction:
         self.answers: dict[RequestKey, Answer] = {}        # given in this transaction
         self.deferred: set[RequestKey] = set()             # will be given by a later one
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
-        self.jobs: list[tuple[str, datetime, str, bytes]] = []
-        self.calls: list[tuple[str, str, str, bytes]] = []
+        self.jobs: list[tuple[str, datetime, str, bytes, str]] = []
+        self.calls: list[tuple[str, str, str, bytes, str]] = []
         self._connection = connection
         self._arrivals: dict[int, Arrival] = {}
         self._writes: dict[Statement, list[Any]] = {}
@@ -182,16 +182,17 @@ class Transaction:
         """Its ground is not there yet: keep it, and run it again when a batch touches the ref."""
         self.waiting[id(message)] = ref
 
-    def at(self, run_at: datetime, timer: Struct) -> None:
+    def at(self, run_at: datetime, timer: Struct, *, journey: str = "") -> None:
         """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds
-        nothing to do.
+        nothing to do. journey: whose trace goes on when it fires, months later if need be.
         """
-        self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer)))
+        self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer), journey))
 
-    def call(self, request: Struct, *, number: str) -> None:
+    def call(self, request: Struct, *, number: str, journey: str = "") -> None:
         """Ask the outside, after this transaction. number: our business number, the same for every attempt.
+        journey: whose trace the call and its outcome belong to.
         """
-        self.calls.append((uuid7(), number, type(request).__name__, encode(request)))
+        self.calls.append((uuid7(), number, type(request).__name__, encode(request), journey))
 
     # The engine's side
 

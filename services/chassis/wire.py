@@ -3,6 +3,7 @@ reason.
 """
 
 import re
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -102,13 +103,23 @@ class Reader:
         if subscription is None:
             return self.read(raw)
         if subscription.contract is None:
-            return internal(subscription, raw)
+            return self.own(raw, type)
         if not trusted:
             return self.read(raw)
         partner = _PARTNER_OF_TOPIC.get(raw.topic)
         try:
             return self._command(raw, subscription, partner) if partner else self._ours(raw, subscription)
         except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
+            return Unreadable(raw, Reason.BODY_INVALID, f"{error}"[:300], type)
+
+    def own(self, raw: Raw, type: str) -> Arrival | Unreadable:
+        """A timer from a row of ours, which another version of this code may have written."""
+        subscription = self._all.get(type)
+        if subscription is None:
+            return Unreadable(raw, Reason.TYPE_UNKNOWN, type, type)
+        try:
+            return internal(subscription, raw)
+        except Exception as error:  # noqa: BLE001 -- one row of another shape must not stop all others
             return Unreadable(raw, Reason.BODY_INVALID, f"{error}"[:300], type)
 
     def _foreign(self, raw: Raw, type: str) -> Unreadable | None:
@@ -297,15 +308,23 @@ def request_ref(request: RequestKey) -> int:
 
 
 def internal(subscription: Subscription, raw: Raw) -> Arrival:
-    """A timer or the outcome of a call: our own struct from our own row."""
+    """A timer or the outcome of a call: our own struct from our own row. Its headers name the instant of a
+    timer, and the journey that it goes on with.
+    """
     message = subscription.decode(raw.value or b"")
-    return Arrival(
+    arrival = Arrival(
         type=subscription.type,
         message=message,
         subscription=subscription,
         refs=tuple(subscription.refs(message)),
         raw=raw,
     )
+    head = dict(raw.headers)
+    arrival.journey = arrival.journey or (head.get("journey") or b"").decode()
+    if run_at := head.get("run_at"):
+        arrival.time = run_at.decode()
+        arrival.run_at = datetime.fromisoformat(arrival.time)
+    return arrival
 
 
 def _unpacked(raw: Raw) -> Raw | None:

@@ -66,7 +66,8 @@ async def running(
 async def partner(code: str, stack: Stack, folder: Path) -> AsyncIterator[Partner]:
     """A partner that signs with its own keys and hears its answers."""
     make_keys(folder / "keys")
-    one = Partner(code, stack.kafka(code), load_keyring(folder / "keys" / f"{code}.json"), lambda: datetime.now(UTC))
+    keys = load_keyring(folder / "keys" / f"{code}.json")
+    one = Partner(code, stack.kafka(code), keys, lambda: datetime.now(UTC))
     await one.start()
     try:
         yield one
