@@ -1,6 +1,8 @@
 """What enrollment says and hears: who is insured, where, and from when covered."""
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from contracts.message import (
     CivilDate,
@@ -19,6 +21,7 @@ from contracts.message import (
 ENROLLMENTS = "enrollment.enrollments"
 COVERAGES = "enrollment.coverages"
 PEOPLE = "enrollment.people"
+FewCodes = Annotated[list[Code], Meta(max_length=16)]
 
 
 class Identity(Struct, frozen=True, kw_only=True):
@@ -72,7 +75,7 @@ class SubmitEnrollment(Struct, frozen=True, kw_only=True):
     region_code: Code
     scheme: Code
     insurance_year: Year
-    categories: list[Code] = []
+    categories: FewCodes = []
     submitted_by: Code = "self"
 
 
@@ -90,8 +93,8 @@ class ReviewDecision(Struct, frozen=True, kw_only=True):
     decision: Code
     officer: Code
     decided_at: Instant
-    categories: list[Code] = []
-    reasons: list[Code] = []
+    categories: FewCodes = []
+    reasons: FewCodes = []
 
 
 @fact(by="enrollment", topic=PEOPLE, subject="person_id")

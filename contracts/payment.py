@@ -1,6 +1,8 @@
 """What payment says and hears: whether money arrived and whose it is."""
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from contracts.enrollment import Identity
 from contracts.message import (
@@ -21,6 +23,7 @@ from contracts.message import (
 )
 
 PAYMENTS = "payment.payments"
+MOST_ITEMS = 5  # what the provider's 128 characters of `attach` hold beside the payer
 
 
 class CartItem(Struct, frozen=True, kw_only=True):
@@ -34,7 +37,7 @@ class CartItem(Struct, frozen=True, kw_only=True):
 
 @command(to="payment")
 class StartPayment(Struct, frozen=True, kw_only=True):
-    """A payer wants to pay for one or more obligations (家庭共济 cart). The record key is the payer's
+    """A payer wants to pay for a few obligations, each another (家庭共济 cart). The record key is the payer's
     person_id.
 
     Accepted once the provider has taken the order: {"order_id", "order_no", "amount_fen", "pay_url"}.
@@ -43,7 +46,7 @@ class StartPayment(Struct, frozen=True, kw_only=True):
     request_id: RequestId
     person_id: Uuid
     provider: Code
-    items: list[CartItem]
+    items: Annotated[list[CartItem], Meta(min_length=1, max_length=MOST_ITEMS)]
 
 
 @command(to="payment", money=True)

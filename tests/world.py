@@ -65,7 +65,7 @@ class World:
 
     async def when(self, *messages: Struct, by: str = "wechat") -> None:
         """These arrive in one batch; commands are sent by the partner."""
-        await self.engine.run(self.db, [self._arrived(message, by) for message in messages])
+        await self.engine.run(self.db, [self.arrived(message, by) for message in messages])
         await self.listen()
 
     async def tell(self, *messages: Struct) -> None:
@@ -98,7 +98,8 @@ class World:
         sealed: Sealed[Any] = keyring(by).seal(value, reader=self.service, place=place)
         return sealed
 
-    def _arrived(self, message: Struct, by: str) -> Arrival:
+    def arrived(self, message: Struct, by: str) -> Arrival:
+        """The message as a lane reads it; a command from the partner, believed."""
         contract = contract_of(message)
         key = getattr(message, contract.key)
         headers = (("ce_id", uuid7().encode()), ("ce_type", contract.type.encode()), ("ce_time", b""),

@@ -22,7 +22,7 @@ from tests.payment.scene import (
     suspended,
 )
 from tests.people import LI_NA, WANG_JUN, Citizen
-from tests.world import World, reason_of, world_of
+from tests.world import World, reason_of, refused, world_of
 
 
 @pytest.fixture
@@ -124,3 +124,19 @@ async def test_a_lock_has_an_end_though_the_provider_never_says_what_became_of_t
 
     await world.tell(callback(order))  # the first money still settles; the second order's goes back
     assert await status_of(world, LI_NA) == ("SETTLED", True)
+
+
+@pytest.mark.parametrize("bills", [0, 6])
+async def test_a_cart_of_no_bill_or_of_too_many_is_refused_before_anything_is_locked(
+    world: World, bills: int
+) -> None:
+    citizens = [replace(LI_NA, number=number) for number in range(1, 7)]
+    await world.when(*map(bill, citizens))
+    wish = replace(cart(*citizens), items=cart(*citizens).items[:bills])
+    assert world.arrived(wish, by="wechat").refs == ()
+
+    await world.when(wish)
+
+    (answer,) = world.answers
+    assert (reason_of(answer), refused(answer).field) == ("SCHEMA_INVALID", "items")
+    assert await status_of(world, LI_NA) == ("DUE", False)

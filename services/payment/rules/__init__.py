@@ -100,9 +100,6 @@ class ProviderPaid(_Order, frozen=True, kw_only=True):
     paid_at: Instant
 
 
-MOST_OBLIGATIONS_IN_AN_ORDER = 5  # what the provider's 128 characters of `attach` hold beside the payer
-
-
 def number_of(order_id: str) -> str:
     """The provider's number for an order: our uuid without dashes (out_trade_no, at most 32 of
     [0-9A-Za-z_-])."""
