@@ -28,4 +28,13 @@ class Rejected(Answer, frozen=True, kw_only=True, tag="REJECTED"):
     refusal: Refused
 
 
+class Pending(Struct, frozen=True, kw_only=True, tag_field="outcome", tag="PENDING"):
+    """Over HTTP only: taken, and not decided yet. query: the path that is asked for the answer."""
+
+    request_id: RequestId
+    query: str
+
+
+# ce_type of the signed query for an answer; its record key is the request id, its value is empty.
+ANSWER_QUERY = "answer.query.v1"
 ANSWER_TYPES: dict[type[Answer], str] = {Accepted: "answer.accepted.v1", Rejected: "answer.rejected.v1"}

@@ -10,6 +10,31 @@ from msgspec import Struct
 class Reason(Enum):
     """The first that applies is the answer; guards stand in this order. On the wire: the member's name."""
 
+    # The request, before anybody reads the message in it
+    PATH_UNKNOWN = (
+        "地址或方法不存在",
+        "no such path, or not with this method",
+        "按接口文档核对地址与方法",
+        "check path and method",
+    )
+    TOO_LARGE = (
+        "内容超过大小上限",
+        "larger than is taken",
+        "精简内容后重新发送",
+        "make it smaller and send it again",
+    )
+    TOO_MANY_FORGED = (
+        "签名无效的消息过多，暂不留存",
+        "too many messages whose signature does not match; this one was not kept",
+        "核对密钥与签名原文，稍后重试",
+        "check the key and the signed bytes, then try again later",
+    )
+    REQUEST_UNKNOWN = (
+        "查无此请求",
+        "no such request of this partner, or its answer said: try again",
+        "核对请求号，或重新发送指令",
+        "check the request id, or send the command again",
+    )
     # The message itself
     BODY_INVALID = (
         "消息无法解析",
@@ -236,6 +261,7 @@ class Reason(Enum):
 
 RETRYABLE = frozenset(
     {
+        Reason.TOO_MANY_FORGED,
         Reason.UNDER_REPAIR,
         Reason.PERSON_NOT_FOUND,
         Reason.BILL_NOT_FOUND,

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import aiohttp
 import msgspec
@@ -13,7 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct
 from typing_extensions import override
 
-from contracts.answers import Accepted, Rejected
+from contracts.answers import ANSWER_QUERY, Accepted, Rejected
 from contracts.message import CONTRACTS, contract_of
 from contracts.partners import PARTNERS
 from contracts.topics import PARTITIONS, TOPICS
@@ -210,8 +211,8 @@ class Partner:
     async def ask_http(
         self, http: aiohttp.ClientSession, door: str, command: Struct, times: int = 1
     ) -> Answer:
-        """The same command through a service's door. 202: not decided yet, 503: not now; both are asked
-        again.
+        """The same command through a service's door. 202: not decided yet, so its answer is queried. 503 and
+        429: not now, so the command is said again.
 
         Raises Unanswered: the door says something else than an answer, or goes on with 202 and 503.
         """
@@ -219,9 +220,12 @@ class Partner:
         status, body = 0, b""
         while times and time.monotonic() < deadline:
             status, body = await self._knock(http, door, self.letter(command))
-            if status in (0, 503):
+            while status == 202 and time.monotonic() < deadline:
                 await asyncio.sleep(0.2)
-            elif status != 202:
+                status, body = await self.query_http(http, door, command.request_id)  # type: ignore[attr-defined]
+            if status in (0, 404, 429, 503):
+                await asyncio.sleep(0.2)
+            else:
                 times -= 1
         try:
             answer: Answer = _decode_answer(body)
@@ -229,12 +233,28 @@ class Partner:
             raise Unanswered(f"{self.who.code}: HTTP {status}: {body[:200]!r}") from None
         return answer
 
+    async def query_http(
+        self, http: aiohttp.ClientSession, door: str, request_id: str
+    ) -> tuple[int, bytes]:
+        """What became of a command: 200 and the answer, 202: not decided yet, 404: nothing is known of it.
+
+        The record key that is signed is the request id, the type is ANSWER_QUERY, the value is empty.
+        """
+        letter = self.signed(ANSWER_QUERY, request_id, b"")
+        return await self._knock(http, door, letter, f"/{quote(request_id, safe='')}")
+
     @staticmethod
-    async def _knock(http: aiohttp.ClientSession, door: str, letter: Letter) -> tuple[int, bytes]:
-        """Status and body; status 0: the connection broke, and whether it came in is not known."""
-        url = f"http://{door}/v1/commands"
+    async def _knock(
+        http: aiohttp.ClientSession, door: str, letter: Letter, which: str = ""
+    ) -> tuple[int, bytes]:
+        """Status and body; status 0: the connection broke, and whether it came in is not known. which: the
+        path of one request, to ask after it.
+        """
+        url, method = f"http://{door}/v1/commands{which}", "GET" if which else "POST"
         try:
-            async with http.post(url, data=letter.value, headers=_as_http(letter)) as response:
+            async with http.request(
+                method, url, data=letter.value or None, headers=as_http(letter)
+            ) as response:
                 return response.status, await response.read()
         except (aiohttp.ClientError, OSError) as error:
             return 0, str(error).encode()
@@ -324,7 +344,7 @@ def _end(futures: list["asyncio.Future[Place]"], places: list[Place | Exception]
             future.set_result(place)
 
 
-def _as_http(letter: Letter) -> dict[str, str]:
+def as_http(letter: Letter) -> dict[str, str]:
     """A record's headers as a door takes them."""
     names = {"sig_key": "canbao-sig-key", "sig_at": "canbao-sig-at", "sig": "canbao-sig"}
     headers = {names.get(n, n.replace("_", "-")): (value or b"").decode() for n, value in letter.headers}

@@ -126,8 +126,7 @@ class Attempt:
         if blocked and self.closed:
             raise Grown
         for arrival in await without_seen(tx, arrivals) if blocked else arrivals:
-            repeated = arrival.parked_seq is None and arrival.request in self.known
-            if repeated or blocked.isdisjoint(arrival.refs):
+            if self._is_repeated(arrival) or blocked.isdisjoint(arrival.refs):
                 go.append(arrival)  # what came before is answered from memory, whatever is parked
             elif arrival.request is not None and not arrival.seen:
                 refuse(tx, arrival, Reason.UNDER_REPAIR)
@@ -139,6 +138,11 @@ class Attempt:
         if self.asleep and self.wake:
             raise Wake(self.asleep)
         return go, behind
+
+    def _is_repeated(self, arrival: Arrival) -> bool:
+        """Whether it is answered from memory, without a handler."""
+        before = self.known.get(arrival.request) if arrival.request else None
+        return before is not None and not before.over and arrival.parked_seq is None
 
     async def _handle(self, tx: Transaction, go: list[Arrival]) -> None:
         for arrival in go:

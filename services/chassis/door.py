@@ -3,8 +3,11 @@ answer.
 """
 
 import asyncio
+import re
 import time
+from math import ceil
 from typing import Any
+from urllib.parse import quote
 
 import asyncpg
 from msgspec import Struct
@@ -13,25 +16,36 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from contracts.answers import Accepted, Answer, Rejected
+from contracts.answers import ANSWER_QUERY, Answer, Pending, Rejected
 from contracts.partners import PARTNERS
 from contracts.reasons import Reason, refused
 from contracts.topics import MAX_MESSAGE_BYTES
-from services.chassis.arrival import Arrival, Raw, Unreadable
+from services.chassis import metrics, trust
+from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.batch import Engine
+from services.chassis.forgers import Forgers
+from services.chassis.outcomes import Outcomes
 from services.chassis.subscriptions import Subscriptions
-from services.chassis.wire import Reader, internal
+from services.chassis.web import NotTaken, read_body, said
+from services.chassis.wire import LONGEST_KEY, REQUEST_ID, Reader, internal
 
 AT_MOST = 1000
 PATIENCE_SECONDS = 3.0
+FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.4       # pauses between looks for an answer; they double
 _OF_SOURCE = {f"/{partner.topic.replace('.', '/')}": partner for partner in PARTNERS.values()}
 _SIGNATURE = {"canbao-sig-key": "sig_key", "canbao-sig-at": "sig_at", "canbao-sig": "sig"}
+_ATTRIBUTES = {
+    "ce-specversion", "ce-id", "ce-type", "ce-time", "ce-source", "ce-subject", "traceparent", "content-type",
+}  # fmt: skip
+_ONCE = {*_ATTRIBUTES, *_SIGNATURE, "canbao-key"}
+_JSON = re.compile(r"application/(cloudevents\+)?json\s*(;.*)?", re.IGNORECASE)
 _STATUS = {
     Reason.SIGNATURE_INVALID: 401,
     Reason.CLOCK_SKEW: 401,
     Reason.NOT_PERMITTED: 403,
     Reason.UNDER_REPAIR: 503,
 }
+_OF_REFUSAL = {Reason.UNDER_REPAIR.name: 503, Reason.IDEMPOTENCY_CONFLICT.name: 409}
 
 
 Waiting = tuple[Arrival | Unreadable, asyncio.Future[None]]
@@ -49,6 +63,8 @@ class Door:
         self._waiting: list[Waiting] = []
         self._statements: list[tuple[str, tuple[Any, ...]]] = []
         self._work = asyncio.Event()
+        self._forgers = Forgers()
+        self.outcomes = Outcomes()
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Handle whatever waits, all of it at once, until cancelled or an error."""
@@ -109,97 +125,136 @@ class Door:
             )
         )
 
-    async def command(self, raw: Raw) -> Answer | Unreadable | None:
-        """A signed command. Its answer; Unreadable: forged or not a message; None: accepted, its outcome is
-        not known yet.
+    async def command(self, raw: Raw, address: str) -> Answer | Pending | Unreadable:
+        """A signed command. Its answer; Pending: taken, its outcome is not known yet; Unreadable: forged or
+        not a message. address: who is at the other end. Raises Busy, NotTaken.
         """
         what = self.reader.read(raw)
         if what is None:
             return Unreadable(raw, Reason.NOT_PERMITTED, "no command of this service")
         if isinstance(what, Unreadable):
+            if self._unproven(raw) is not None:
+                self._bound(raw, address)
             await self.enter(what)
             return what
         if what.request is None:
             return Unreadable(raw, Reason.NOT_PERMITTED, "not a command")
-        outcome = self.engine.answered.setdefault(what.request, asyncio.get_running_loop().create_future())
+        heard = self.engine.answered.setdefault(what.request, asyncio.get_running_loop().create_future())
         try:
             await self.enter(what)
-            if what.answer is not None:
-                return what.answer
-            return await asyncio.wait_for(asyncio.shield(outcome), PATIENCE_SECONDS)
-        except TimeoutError:
-            return None
+            answer = what.answer or await self._later(what.request, heard)
         finally:
             self.engine.answered.pop(what.request, None)
+        return answer or Pending(request_id=what.request.request_id, query=_query(what.request))
+
+    def _bound(self, raw: Raw, address: str) -> None:
+        """Raises NotTaken when too many forgeries came lately: this one is counted and not kept."""
+        wait_seconds = self._forgers.wait_seconds(raw.topic, address, time.monotonic())
+        metrics.forged(self.engine.service, "command", kept=not wait_seconds)
+        if wait_seconds:
+            raise NotTaken(429, refused(Reason.TOO_MANY_FORGED), retry_after=str(ceil(wait_seconds)))
+
+    async def _later(self, request: RequestKey, heard: asyncio.Future[Answer]) -> Answer | None:
+        """The outcome, if it comes within the patience: heard from this process, or found in the table."""
+        clock = asyncio.get_running_loop().time
+        end, pause = clock() + PATIENCE_SECONDS, FIRST_LOOK_SECONDS
+        while not heard.done() and clock() < end:
+            await asyncio.wait({heard}, timeout=min(pause, end - clock()))
+            seen = self.outcomes.look(request)
+            either: list[asyncio.Future[Any]] = [heard, seen]
+            await asyncio.wait(either, timeout=end - clock(), return_when=asyncio.FIRST_COMPLETED)
+            if seen.done() and (stored := seen.result()) and stored.answer:
+                return stored.answer
+            seen.cancel()
+            pause = min(2 * pause, LAST_LOOK_SECONDS)
+        return heard.result() if heard.done() else None
 
     def routes(self) -> list[Route]:
-        """POST /v1/commands: a command with its CloudEvents attributes and signature in headers."""
-        return [Route("/v1/commands", self._post, methods=["POST"])]
+        """POST /v1/commands: a command with its CloudEvents attributes and signature in headers.
+        GET /v1/commands/{request_id}: what became of it, signed in the same way.
+        """
+        return [
+            Route("/v1/commands", self._post, methods=["POST"]),
+            Route("/v1/commands/{request_id:path}", self._get, methods=["GET"]),
+        ]
 
     async def _post(self, request: Request) -> Response:
-        if int(request.headers.get("content-length") or 0) > MAX_MESSAGE_BYTES:
-            return _json(
-                413,
-                refused(
-                    Reason.SCHEMA_INVALID, field="content-length", expected=f"at most {MAX_MESSAGE_BYTES}"
-                ),
-            )
-        value = await request.body()
-        if len(value) > MAX_MESSAGE_BYTES:
-            return _json(
-                413,
-                refused(Reason.SCHEMA_INVALID, field="body", expected=f"at most {MAX_MESSAGE_BYTES} bytes"),
-            )
+        raw = _raw(request, await read_body(request, MAX_MESSAGE_BYTES))
+        _check_form(request)
         try:
-            answer = await self.command(_raw(request, value))
+            answer = await self.command(raw, request.client.host if request.client else "")
         except Busy:
-            return _json(503, refused(Reason.UNDER_REPAIR))
-        if answer is None:
-            return Response(b'{"outcome":"PENDING"}', 202, media_type="application/json")
+            return said(503, refused(Reason.UNDER_REPAIR))
+        if isinstance(answer, Pending):
+            return said(202, answer, {"location": answer.query, "retry-after": "1"})
         if isinstance(answer, Unreadable):
-            return _json(_STATUS.get(answer.reason, 400), refused(answer.reason, field=answer.detail))
+            return said(_STATUS.get(answer.reason, 400), refused(answer.reason, field=answer.detail))
         if isinstance(answer, Rejected):
-            code = answer.refusal.code
-            return _json(
-                503
-                if code == Reason.UNDER_REPAIR.name
-                else 409
-                if code == Reason.IDEMPOTENCY_CONFLICT.name
-                else 422,
-                answer,
-            )
-        assert isinstance(answer, Accepted)
-        return _json(200, answer)
+            return said(_OF_REFUSAL.get(answer.refusal.code, 422), answer)
+        return said(200, answer)
+
+    async def _get(self, request: Request) -> Response:
+        """200: the answer, be it a refusal. 202: still being worked on. 404: not this partner's, or nothing
+        that is remembered.
+        """
+        await read_body(request, 0)
+        raw = _raw(request, b"", key=request.path_params["request_id"])
+        if (reason := self._unproven(raw)) is not None:
+            metrics.forged(self.engine.service, "query", kept=False)
+            return said(401, refused(reason))
+        if request.headers["ce-type"] != ANSWER_QUERY:
+            return said(403, refused(Reason.NOT_PERMITTED, field="ce-type", expected=ANSWER_QUERY))
+        asked = RequestKey(_OF_SOURCE[request.headers["ce-source"]].code, request.path_params["request_id"])
+        known = REQUEST_ID.fullmatch(asked.request_id)
+        try:
+            stored = await asyncio.wait_for(self.outcomes.look(asked), PATIENCE_SECONDS) if known else None
+        except TimeoutError:
+            return said(503, refused(Reason.UNDER_REPAIR))
+        if stored is None:
+            return said(404, refused(Reason.REQUEST_UNKNOWN, field="request_id"))
+        if stored.answer is None:
+            pending = Pending(request_id=asked.request_id, query=_query(asked))
+            return said(202, pending, {"retry-after": "1"})
+        return said(200, stored.answer)
+
+    def _unproven(self, raw: Raw) -> Reason | None:
+        """Why nobody knows that the partner sent this; None: he did, whatever is wrong with it otherwise."""
+        return trust.verify(
+            self.reader.keys, topic=raw.topic, key=raw.key or b"", headers=dict(raw.headers),
+            value=raw.value or b"", broker_ms=raw.at_ms, money=False,
+        )  # fmt: skip
 
 
-def _raw(request: Request, value: bytes) -> Raw:
+def _query(request: RequestKey) -> str:
+    return f"/v1/commands/{quote(request.request_id, safe='')}"
+
+
+def _check_form(request: Request) -> None:
+    """Raises NotTaken: not JSON as it is."""
+    head = request.headers
+    if not _JSON.fullmatch(head.get("content-type", "application/json")):
+        raise NotTaken(415, refused(Reason.BODY_INVALID, field="content-type", expected="application/json"))
+    if head.get("content-encoding", "identity") != "identity":
+        raise NotTaken(415, refused(Reason.BODY_INVALID, field="content-encoding", expected="none"))
+
+
+def _raw(request: Request, value: bytes, key: str | None = None) -> Raw:
     """An HTTP request in the form of a record: the partner's topic follows from its source, and its
-    signature covers it.
+    signature covers it. key: where it does not stand in a header. Raises NotTaken: nobody could have signed
+    this.
     """
-    names = {
-        "ce-specversion",
-        "ce-id",
-        "ce-type",
-        "ce-time",
-        "ce-source",
-        "ce-subject",
-        "traceparent",
-        "content-type",
-    }
-    headers = [
-        (k.replace("ce-", "ce_"), v.encode("latin-1")) for k, v in request.headers.items() if k in names
-    ]
-    headers += [
-        (ours, request.headers[name].encode("latin-1"))
-        for name, ours in _SIGNATURE.items()
-        if name in request.headers
-    ]
+    names = [name for name in request.headers if name in _ONCE]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise NotTaken(400, refused(Reason.BODY_INVALID, field=twice, expected="once"))
     partner = _OF_SOURCE.get(request.headers.get("ce-source", ""))
-    key = request.headers.get("canbao-key", "").encode("latin-1")
-    return Raw(
-        partner.topic if partner else "door", None, None, key, tuple(headers), value, int(time.time() * 1000)
-    )
-
-
-def _json(status: int, body: Struct) -> Response:
-    return Response(encode(body), status, media_type="application/json")
+    if partner is None:
+        raise NotTaken(401, refused(Reason.SIGNATURE_INVALID, field="ce-source", expected="a partner's"))
+    record_key = (request.headers.get("canbao-key", "") if key is None else key).encode("latin-1", "replace")
+    if len(record_key) > LONGEST_KEY:
+        raise NotTaken(400, refused(Reason.SCHEMA_INVALID, field="canbao-key", expected="128 bytes"))
+    headers = [(name.replace("ce-", "ce_"), request.headers[name].encode("latin-1"))
+               for name in names if name in _ATTRIBUTES]
+    headers += [(ours, request.headers[name].encode("latin-1")) for name, ours in _SIGNATURE.items()
+                if name in names]
+    return Raw(partner.topic, None, None, record_key, tuple(headers), value, int(time.time() * 1000))

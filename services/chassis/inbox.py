@@ -12,6 +12,13 @@ from services.chassis.arrival import Arrival, RequestKey
 if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
+_REMEMBER = """
+insert into request(partner, request_id, command, digest, answer, key)
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])"""
+_REMEMBER_ANEW = """
+update request r set command = u.c, digest = u.d, answer = u.a, key = u.k
+from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[]) u(p, i, c, d, a, k)
+where r.partner = u.p and r.request_id = u.i"""
 _decode_answer = Decoder(Accepted | Rejected).decode
 
 
@@ -27,6 +34,18 @@ class Known(NamedTuple):
     digest: bytes
     answer: Answer | None
     stored: bool
+
+    @property
+    def over(self) -> bool:
+        """A promised answer came and said "try again": the row is for those who query it; who sends the
+        request again begins anew.
+        """
+        return self.stored and self.answer is not None and says_again(self.answer)
+
+
+def says_again(answer: Answer) -> bool:
+    """Whether the same request may succeed next time, so that it is not answered from memory."""
+    return isinstance(answer, Rejected) and answer.refusal.retryable
 
 
 async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bool) -> list[Arrival]:
@@ -96,7 +115,7 @@ def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey
             left.append(arrival)
             continue
         before = known.get(arrival.request)
-        if before is None or (before.answer is None and arrival.parked_seq is not None):
+        if before is None or before.over or (before.answer is None and arrival.parked_seq is not None):
             known[arrival.request] = Known(arrival.digest, None, before is not None)
             left.append(arrival)
         elif before.digest != arrival.digest:
@@ -131,34 +150,37 @@ async def remember_requests(
 ) -> None:
     """Write the batch's commands with their answers, and the answers that earlier commands were promised.
 
-    A refusal that says "try again" is not remembered: the same request may succeed next time.
+    A refusal that says "try again" is not remembered, unless it was promised: then it stands for those who
+    query it, and the same request sent again is handled again.
     """
-    rows, new = [], set()
+    new, stored, mine = [], [], set()
     for arrival in handled:
-        request = arrival.request
-        if request is None:
+        if arrival.request is None:
             continue
-        answer = arrival.answer = tx.answers.get(request)
-        if answer is None and request not in tx.deferred and id(arrival.message) not in tx.waiting:
-            raise AssertionError(f"{arrival.type} was neither answered nor deferred")
-        if known[request].stored:
-            continue
-        new.add(request)
-        if isinstance(answer, Rejected) and answer.refusal.retryable:
-            continue
-        rows.append(
-            (*request, arrival.type, arrival.digest, None if answer is None else encode(answer), arrival.key)
-        )
-    if rows:
-        await tx.execute(
-            "insert into request(partner, request_id, command, digest, answer, key)"
-            " select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])",
-            *map(list, zip(*rows, strict=True)),
-        )
-    promised = [(*request, encode(answer)) for request, answer in tx.answers.items() if request not in new]
+        mine.add(arrival.request)
+        answer = arrival.answer = _answer_of(tx, arrival)
+        body = None if answer is None else encode(answer)
+        row = (*arrival.request, arrival.type, arrival.digest, body, arrival.key)
+        if known[arrival.request].stored:
+            stored.append(row)
+        elif answer is None or not says_again(answer):
+            new.append(row)
+    for statement, rows in ((_REMEMBER, new), (_REMEMBER_ANEW, stored)):
+        if rows:
+            await tx.execute(statement, *map(list, zip(*rows, strict=True)))
+    promised = [(*request, encode(answer)) for request, answer in tx.answers.items() if request not in mine]
     if promised:
         await tx.execute(
             "update request r set answer = u.a from unnest($1::text[], $2::text[], $3::bytea[]) u(p, i, a)"
             " where r.partner = u.p and r.request_id = u.i",
             *map(list, zip(*promised, strict=True)),
         )
+
+
+def _answer_of(tx: "Transaction", arrival: Arrival) -> Answer | None:
+    """What its handler answered; None: promised for later."""
+    assert arrival.request is not None
+    answer = tx.answers.get(arrival.request)
+    if answer is None and arrival.request not in tx.deferred and id(arrival.message) not in tx.waiting:
+        raise AssertionError(f"{arrival.type} was neither answered nor deferred")
+    return answer

@@ -27,6 +27,7 @@ Metric = Literal[
     "canbao_parked",
     "canbao_awaits_oldest_seconds",
     "canbao_refused",
+    "canbao_forged",
     "canbao_halted",
     "canbao_outbox_oldest_seconds",
     "canbao_outbox_unsent",
@@ -106,6 +107,12 @@ FORMS: dict[Metric, Form] = {
         ("service", "reason"),
         "Commands answered with a refusal.",
         "One reason leaps: a partner released something, or a policy is wrong.",
+    ),
+    "canbao_forged": Form(
+        "counter",
+        ("service", "road", "kept"),
+        "HTTP requests whose signature did not match. kept: whether a row in `parked` shows what came.",
+        "Grows: a partner has mistaken his keys, or somebody tries to be him; `parked` shows the first ones.",
     ),
     "canbao_halted": Form(
         "gauge",
@@ -202,6 +209,11 @@ def awaits(service: str, oldest_seconds: float) -> None:
 def refused(service: str, code: str) -> None:
     """A command was answered with a refusal. code: the name of its reason."""
     _child("canbao_refused", service, code).inc()
+
+
+def forged(service: str, road: str, *, kept: bool) -> None:
+    """A request over HTTP had no sound signature. road: command, query or callback."""
+    _child("canbao_forged", service, road, "yes" if kept else "no").inc()
 
 
 def halted(service: str, now: bool) -> None:

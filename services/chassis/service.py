@@ -8,12 +8,11 @@ import logging
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, nullcontext
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from functools import partial
 from typing import Any
 
 import asyncpg
-import uvicorn
 import uvloop
 from aiokafka import AIOKafkaProducer
 from aiokafka.codec import lz4_encode
@@ -21,7 +20,6 @@ from aiokafka.record import _crecords
 from faststream.kafka import KafkaBroker
 from faststream.security import BaseSecurity, SASLScram256
 from msgspec import Struct
-from starlette.applications import Starlette
 from starlette.routing import Route
 
 from contracts.topics import TOPICS
@@ -39,6 +37,7 @@ from services.chassis.settings import Kafka, Settings, load_settings
 from services.chassis.subscriptions import LANES, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers
+from services.chassis.web import server
 from services.chassis.wire import Reader
 
 _LEADERS = ("relay", "calls")      # they hold a lock on their session: a frozen one must lose it
@@ -141,12 +140,10 @@ class Running:
         routes = service._routes(self.door, settings, keys) if service._routes else []
         self._beat = time.monotonic()
         self._database_up = self._broker_up = False
-        app = Starlette(routes=[*routes, *self.door.routes(), *health.routes(self.vitals)])
         host, _, port = settings.door.rpartition(":")
-        self.server = uvicorn.Server(
-            uvicorn.Config(app, host=host, port=int(port), log_config=None, access_log=False, lifespan="off")
-        )
-        self.server.capture_signals = nullcontext  # type: ignore[method-assign,assignment]  # SIGTERM is ours: door and lanes stop in order
+        self.server = server(
+            [*routes, *self.door.routes(), *health.routes(self.vitals)], host, int(port)
+        )  # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = AsyncExitStack()                  # the gateways' connections
         self._serving: asyncio.Task[None] | None = None
@@ -160,6 +157,7 @@ class Running:
     async def start(self) -> None:
         """Open the door as soon as the database answers; then Kafka, however long it takes."""
         self._keep("door", self.door.run)
+        self._keep("outcomes", self.door.outcomes.run)
         self._keep("halt", self._watch)
         self._serving = asyncio.create_task(self.server.serve())
         await asyncio.gather(*(self._open(lane) for lane in self.lanes))

@@ -26,7 +26,7 @@ from services.chassis.telemetry import log
 KEEP_MONTHS = 13
 REMEMBERED = 100_000
 LONGEST_KEY = 128
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _OLD_MS = KEEP_MONTHS * 31 * 86_400_000
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
@@ -271,7 +271,7 @@ class Reader:
         try:
             body = _untyped(raw.value or b"")
             request_id = body["request_id"]
-            if not isinstance(request_id, str) or not _REQUEST_ID.fullmatch(request_id):
+            if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
                 raise ValueError(request_id)
         except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)

@@ -55,6 +55,7 @@ def test_every_metric_is_measured_explained_and_scraped() -> None:
     metrics.parked("nobody", Reason.HANDLER_FAILED)
     metrics.awaits("billing", 3.0)
     metrics.refused("billing", "BILL_NOT_FOUND")
+    metrics.forged("billing", "command", kept=True)
     metrics.halted("billing", True)
     metrics.outbox("billing", 2, 0.3)
     metrics.relay_sent("billing", 7)

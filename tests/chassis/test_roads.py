@@ -1,18 +1,16 @@
 """Do all roads end in the same engine? The door, timers, calls, the relay, and an operator's orders."""
 
-import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec import Struct
 from msgspec.json import decode
 
 from contracts.answers import Accepted, Rejected
-from contracts.billing import BILLS, QueryBill
+from contracts.billing import BILLS
 from contracts.operations import AdvanceClock, Redrive, Republish, Resume
 from sandbox.stack import Stack
 from services.chassis.calls import NotSent, Unknown
@@ -26,68 +24,6 @@ from tests.ground import Database
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_own_answer(
-    database: Database, broker: Stack, tmp_path: Path
-) -> None:
-    async with (
-        toy(database) as made,
-        running(broker, tmp_path, made.on) as run,
-        partner("wechat", broker, tmp_path) as wechat,
-    ):
-        async with aiohttp.ClientSession() as http:
-            asks = [
-                QueryBill(request_id=f"r-{n}", person_id=uuid7(), insurance_year=2000 + n)
-                for n in range(2, 42)
-            ]
-            answers = await asyncio.gather(*(wechat.ask_http(http, run.settings.door, ask) for ask in asks))
-
-        assert [a.result["year"] for a in answers if isinstance(a, Accepted)] == list(range(2002, 2042))
-        batches = (await made.rows("select count(distinct batch_id) from outbox"))[0][0]
-        assert batches < 40
-
-
-async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(
-    database: Database, broker: Stack, tmp_path: Path
-) -> None:
-    async with (
-        toy(database) as made,
-        running(broker, tmp_path, made.on) as run,
-        partner("wechat", broker, tmp_path) as wechat,
-    ):
-
-        async def post(
-            body: bytes, type: str = "billing.query_bill.v1", key: str = "k", **other: str
-        ) -> tuple[int, Any]:
-            letter = wechat.signed(type, key, body)
-            headers = {
-                k.replace("ce_", "ce-").replace("sig", "canbao-sig").replace("_", "-"): (v or b"").decode()
-                for k, v in letter.headers
-            }
-            async with aiohttp.ClientSession() as http:
-                url = f"http://{run.settings.door}/v1/commands"
-                async with http.post(
-                    url, data=body, headers=headers | {"canbao-key": key} | other
-                ) as response:
-                    return response.status, decode(await response.read())
-
-        who = uuid7()
-        good = f'{{"request_id":"r-1","person_id":"{who}","insurance_year":2025}}'.encode()
-        assert (await post(good, key=who))[0] == 200
-        assert (await post(good, key=who, **{"canbao-sig": "AAAA"}))[0] == 401
-        assert (await post(good.replace(b"2025", b"2024"), key=who))[0] == 409
-        status, misfit = await post(b'{"request_id":"r-2","person_id":5}', key=who)
-        assert (status, misfit["refusal"]["code"], misfit["refusal"]["field"]) == (
-            422,
-            "SCHEMA_INVALID",
-            "person_id",
-        )
-        status, refusal = await post(b'{"request_id":"r-3","password":"x"}', key=who)
-        assert (status, refusal["code"]) == (400, "SECRET_IN_MESSAGE")
-        assert (await post(b"x" * 300_000, key=who))[0] == 413
-        rows = await made.rows("select reason, value is null from parked order by seq")
-        assert rows == [("SIGNATURE_INVALID", False), ("SECRET_IN_MESSAGE", True)]
 
 
 async def test_a_timer_runs_at_its_instant_and_that_is_its_now(

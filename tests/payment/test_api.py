@@ -8,11 +8,10 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-import uvicorn
-from starlette.applications import Starlette
 
 from sandbox.simulators.accounts import make_wechat
 from sandbox.simulators.wechat_signing import Keys, read_keys
+from services.chassis import metrics, web
 from services.chassis.door import Door
 from services.payment import api, store
 from services.payment.gateway import MOST_CALLBACK_BYTES, WeChat, read_account
@@ -63,11 +62,7 @@ async def provider(world: World, tmp_path: Path) -> AsyncIterator[Provider]:
     make_wechat(tmp_path / "ours.json", tmp_path / "theirs.json")
     door = Door(world.engine, world.on, world.reader)
     wechat = WeChat(read_account(tmp_path / "ours.json"), url="", callback_url="")
-    config = uvicorn.Config(
-        Starlette(routes=api.routes(door, wechat)), port=0, log_config=None, lifespan="off"
-    )
-    server = uvicorn.Server(config)
-    config.load()
+    server = web.server(api.routes(door, wechat), "127.0.0.1", 0)
     tasks = [asyncio.create_task(door.run(world.db)), asyncio.create_task(server.serve())]
     while not server.started:
         await asyncio.sleep(0.01)
@@ -95,17 +90,44 @@ async def test_a_repeated_callback_is_answered_like_the_first(world: World, prov
     assert len(await world.kept(store.FUNDS, channel_ref="4200-1")) == 1
 
 
-async def test_a_forged_callback_changes_nothing(world: World, provider: Provider) -> None:
-    status, body = await provider.calls_back(order_no="somebody's", tamper=True)
+async def test_forged_callbacks_are_counted_and_leave_nothing_behind(
+    world: World, provider: Provider
+) -> None:
+    before = _forged()
+    for _ in range(30):
+        status, body = await provider.calls_back(order_no="somebody's", tamper=True)
+        assert (status, json.loads(body)["code"]) == (401, "SIGNATURE_INVALID")
 
-    assert (status, json.loads(body)["code"]) == (401, "SIGNATURE_INVALID")
+    assert _forged() - before == 30
     assert await world.kept(store.RECEIPTS, channel_ref="4200-1") == []
+    assert await world.parked() == []
+
+
+def _forged() -> float:
+    """Forged callbacks since this process began."""
+    lines = metrics.exposition()[0].decode().splitlines()
+    ours = 'canbao_forged_total{kept="no",road="callback",service="payment"} '
+    return sum(float(line.removeprefix(ours)) for line in lines if line.startswith(ours))
 
 
 async def test_an_endless_body_is_not_read_to_its_end(provider: Provider) -> None:
     status, body = await provider.posts(b"x" * (MOST_CALLBACK_BYTES + 1), {})
 
-    assert (status, json.loads(body)["code"]) == (413, "BODY_INVALID")
+    assert (status, json.loads(body)["code"]) == (413, "TOO_LARGE")
+
+
+async def test_a_body_that_never_ends_is_not_waited_for(
+    provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "BODY_SECONDS", 0.3)
+    host, _, port = provider.url.removeprefix("http://").partition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"POST {api.PATH} HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf".encode())
+
+    said = await asyncio.wait_for(reader.read(), 5)  # to its end: the line is closed
+    writer.close()
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(said.rpartition(b"\r\n\r\n")[2])["code"] == "BODY_INVALID"
 
 
 async def test_our_own_failure_is_not_the_providers_trouble(world: World, provider: Provider) -> None:
