@@ -3,7 +3,6 @@ wait.
 """
 
 from collections.abc import Iterable
-from datetime import datetime
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,13 +23,13 @@ _decode_headers = Decoder(list[tuple[str, bytes | None]]).decode
 _PARK = """
 with p as (
     insert into parked(state, reason, detail, type, topic, partition, "offset", key, headers, value,
-                       digest, event_id, first_at)
+                       digest, event_id, first_at, recorded_ms)
     select $1::text, $2::text, $3::text, $4::text, $5::text, $6::int, $7::bigint, $8::bytea, $9::bytea,
-           $10::bytea, $11::bytea, $12::uuid, coalesce($13::timestamptz, now())
+           $10::bytea, $11::bytea, $12::uuid, coalesce($13::timestamptz, now()), $14::bigint
     where $12::uuid is null or $1 = 'AWAITS' or not exists (select from inbox where ce_id = $12)
     on conflict do nothing returning seq
 ), r as (
-    insert into parked_ref(ref, seq, state) select ref, p.seq, $1 from p, unnest($14::bigint[]) ref
+    insert into parked_ref(ref, seq, state) select ref, p.seq, $1 from p, unnest($15::bigint[]) ref
 )
 select seq from p"""
 
@@ -78,9 +77,10 @@ async def park(
         raw.key,
         encode(raw.headers),
         raw.value,
-        None,
+        _digest(raw),
         event_id,
         arrival.since,
+        raw.at_ms,
         sorted(set(refs)),
     )
     if rows and state == PARKED:
@@ -104,13 +104,19 @@ async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
         None if secret else raw.key,
         None if secret else encode(raw.headers),
         None if secret else raw.value,
-        sha256(raw.value or b"").digest(),
+        _digest(raw),
         None,
         None,
+        raw.at_ms,
         [],
     )
     if rows:
         _tell(tx, rows[0][0], unreadable.reason, _clean(unreadable.type), raw, 0)
+
+
+def _digest(raw: Raw) -> bytes:
+    """Of all its bytes: a topic that was made anew has another record at the same place."""
+    return sha256(encode((raw.key, raw.headers, raw.value))).digest()
 
 
 def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
@@ -131,7 +137,8 @@ def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs
 
 
 _READ = """
-select seq, state, type, topic, partition, "offset", key, headers, value, event_id::text, first_at from parked
+select seq, state, type, topic, partition, "offset", key, headers, value, event_id::text, first_at,
+       recorded_ms from parked
 where seq = any($1::bigint[]) order by seq"""
 
 
@@ -139,9 +146,9 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> l
     """Parked rows as arrivals again, in their order; those that still can't be read or believed stay."""
     arrivals = []
     for row in await tx.fetch(_READ, sorted(seqs)):
-        seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at = row
+        seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at, at_ms = row
         head = tuple(_decode_headers(headers or b"[]"))
-        raw = Raw(topic, partition, offset, key, head, value, _millis(first_at))
+        raw = Raw(topic, partition, offset, key, head, value, at_ms)
         again = reader.again(raw, type, trusted=state != QUARANTINED)
         if isinstance(again, Arrival):
             again.parked_seq, again.since = seq, first_at if state == AWAITS else None
@@ -153,10 +160,6 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> l
 
 def _clean(text: str) -> str:
     return text.replace("\x00", "�")  # Postgres text holds no NUL
-
-
-def _millis(at: datetime) -> int:
-    return int(at.timestamp() * 1000)
 
 
 _CLOSE = """

@@ -63,6 +63,7 @@ ENGINE_TABLES: dict[str, EngineTable] = {
             "event_id",
             "at",
             "first_at",
+            "recorded_ms",
         ),
     ),
     "parked_ref": EngineTable(may=READ_WRITE, columns=("ref", "seq", "state")),
@@ -152,11 +153,12 @@ _DDL = (
         key bytea,
         headers bytea,
         value bytea,
-        digest bytea,
+        digest bytea not null,
         event_id uuid,
         at timestamptz not null default now(),
-        first_at timestamptz,
-        unique (topic, partition, "offset")
+        first_at timestamptz not null default now(),
+        recorded_ms bigint not null,
+        unique (topic, partition, "offset", digest)
     )""",
     "create unique index parked_event on {s}.parked (event_id) where event_id is not null",
     """create table {s}.parked_ref (

@@ -3,6 +3,7 @@ reason.
 """
 
 import re
+import time
 from datetime import datetime
 from typing import Any
 
@@ -158,11 +159,12 @@ class Reader:
     def _ours(self, raw: Raw, subscription: Subscription) -> Arrival | Unreadable | None:
         head = dict(raw.headers)
         event_id = (head["ce_id"] or b"").decode()
-        age = raw.at_ms - millis(event_id)
-        if age > _OLD_MS:
+        born_ms = millis(event_id)
+        if raw.at_ms - born_ms > _OLD_MS:
             return None  # older than the inbox keeps: it counts as seen
-        if age < -_AHEAD_MS:
-            return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{-age} ms ahead", subscription.type)
+        ahead_ms = born_ms - time.time_ns() // 1_000_000  # of now: a record that was early comes of age
+        if ahead_ms > _AHEAD_MS:
+            return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{ahead_ms} ms ahead", subscription.type)
         if raw.value is None:
             return (
                 None

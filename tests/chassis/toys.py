@@ -146,8 +146,8 @@ class Toy:
 
 
 @asynccontextmanager
-async def toy(database: Database) -> AsyncIterator[Toy]:
-    made = Toy(database)
+async def toy(database: Database, kind: type[Toy] = Toy) -> AsyncIterator[Toy]:
+    made = kind(database)
     made.db = await connect(database.url("billing"), "toy")
     try:
         yield made
