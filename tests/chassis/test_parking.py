@@ -20,7 +20,6 @@ from services.chassis.ids import partition_of, uuid7
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.timers import Timers
 from services.chassis.transaction import Transaction
-from services.chassis.wire import internal
 from tests.chassis.running import until
 from tests.chassis.toys import Remind, Toy, approved, person, settled, toy, waived
 from tests.ground import Database
@@ -97,20 +96,15 @@ async def test_the_time_that_a_message_was_parked_does_not_count_as_waiting(data
 
 async def test_a_timer_that_fails_at_two_members_at_once_is_parked_once(database: Database) -> None:
     async with toy(database) as one, toy(database) as other:
-        job, remind = uuid7(), encode(Remind(enrollment_id=uuid7(), poison=True))
-        now = datetime.now(UTC)
+        now, remind = datetime.now(UTC), encode(Remind(enrollment_id=uuid7(), poison=True))
         await one.db.execute(
-            "insert into job(id, run_at, type, payload) values ($1, $2, 'Remind', $3)", job, now, remind
+            "insert into job(id, run_at, type, payload, journey) values ($1, $2, 'Remind', $3, '')",
+            uuid7(),
+            now,
+            remind,
         )
 
-        async def fires(member: Toy) -> None:
-            fired = member.arrived(approved())
-            raw = fired.raw._replace(topic="timer", partition=None, value=remind)
-            timer = internal(member.on.by_type["Remind"], raw)
-            timer.job_id, timer.time = job, now.isoformat()
-            await member.run(timer)
-
-        await asyncio.gather(fires(one), fires(other))
+        await asyncio.gather(*(Timers(member.engine).fire(member.db, now) for member in (one, other)))
 
         assert await kept(one) == ["PARKED"]
         assert await one.rows("select count(*) from job") == [(0,)]
@@ -155,7 +149,7 @@ async def test_what_awaits_its_ground_is_left_alone_while_the_service_is_halted(
         await made.run(made.arrived(settled(ground)))
         await made.db.execute("update parked set at = now() - interval '1 hour'")
         made.grounds = {ground.enrollment_id}
-        timers = Timers(made.engine, made.on)
+        timers = Timers(made.engine)
 
         made.halt.declared = True
         await timers.sweep(made.db)
