@@ -40,7 +40,7 @@ COPY services services
 COPY sandbox sandbox
 # one folder for each volume: a new volume takes owner and mode from here
 RUN python -m compileall -q /app \
-    && for volume in vault kafka postgres wechat sms mail enrollment billing payment notify console; do \
+    && for volume in vault kafka postgres wechat sms mail enrollment billing payment notify console months; do \
         install -d -o canbao -g canbao -m 0700 "/run/canbao/$volume"; done
 USER 1000:1000
 ENTRYPOINT ["python", "-m", "sandbox.containers"]

@@ -2,12 +2,13 @@
 
 `python -m sandbox.containers prepare` before Kafka and Postgres start: keys, passwords and settings, into one
 volume for each container, so that none sees another's; what exists stays. `… provision` once both servers
-run.
+run; `… months` from then on.
 """
 
 import asyncio
 import os
 import secrets
+import signal
 import sys
 import time
 from datetime import UTC, datetime, timedelta
@@ -20,7 +21,8 @@ from confluent_kafka import KafkaException
 from contracts.topics import SERVICES, TOPICS
 from sandbox.keys import make_keys
 from sandbox.ports import LOOPBACK, write_private
-from sandbox.stack import SASL, Stack, keep_passwords, provision_stack
+from sandbox.stack import SASL, Stack, keep_months, keep_passwords, provision_stack, upkeep
+from services.chassis.partitions import Upkeep
 from services.chassis.settings import Outside, Settings
 
 VOLUMES = Path("/run/canbao")
@@ -84,6 +86,7 @@ def prepare(volumes: Path, *, kafka_port: int, postgres_port: int, begins: str) 
     _prepare_outside(volumes, skew)
     for name in (*SERVICES, "console"):
         _prepare_service(volumes, name, inside)
+    write_private(volumes / "months" / "settings.toml", msgspec.toml.encode(upkeep(inside)))
 
 
 def provision(volumes: Path) -> None:
@@ -181,5 +184,9 @@ if __name__ == "__main__":
         )
     elif sys.argv[1:] == ["provision"]:
         provision(VOLUMES)
+    elif sys.argv[1:] == ["months"]:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit())    # as first process it would hear none
+        settings = (VOLUMES / "settings.toml").read_bytes()
+        asyncio.run(keep_months(msgspec.toml.decode(settings, type=Upkeep), print))
     else:
-        sys.exit("usage: python -m sandbox.containers prepare|provision")
+        sys.exit("usage: python -m sandbox.containers prepare|provision|months")

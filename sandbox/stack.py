@@ -5,6 +5,7 @@ CANBAO_KAFKA and CANBAO_DATABASE_URL name existing servers, both as their admini
 "postgresql://user:password@host:port/postgres".
 """
 
+import asyncio
 import os
 import secrets
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+import asyncpg
 import msgspec
 from msgspec import Struct
 
@@ -21,12 +23,15 @@ from sandbox.kafka import Kafka
 from sandbox.kafka_kit import prepare
 from sandbox.ports import LOOPBACK, Ports, write_private
 from sandbox.postgres import QUICK, Postgres
+from services.chassis import partitions
+from services.chassis.partitions import Upkeep
 from services.chassis.provision import SCHEMAS, provision
 from services.chassis.settings import Kafka as KafkaSettings
 
 DATABASE = "canbao"
 _POSTGRES_PORT = 5432
 SASL, PLAIN = "SASL_PLAINTEXT", "PLAINTEXT"
+_DAY_SECONDS, _SOON_SECONDS = 86_400.0, 60.0
 Say = Callable[[str], None]
 
 
@@ -178,6 +183,25 @@ def provision_stack(stack: Stack, say: Say = quiet) -> None:
         now=datetime.now(UTC),
     ):
         say(line)
+
+
+def upkeep(stack: Stack) -> Upkeep:
+    """What the daily job on the partitions needs to know."""
+    return Upkeep({service: stack.database_url(f"{service}_maintenance") for service in SCHEMAS})
+
+
+async def keep_months(upkeep: Upkeep, say: Say = quiet) -> None:
+    """Once a day, and at once, until cancelled: what a deployment's scheduled job does."""
+    while True:
+        pause = _DAY_SECONDS
+        for service, url in upkeep.databases.items():
+            try:
+                done = await partitions.keep_months(url, service, now=datetime.now(UTC))
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                done, pause = [f"the months of {service} were not kept: {error}"], _SOON_SECONDS
+            for line in done:
+                say(line)
+        await asyncio.sleep(pause)
 
 
 def cache_folder() -> Path:

@@ -22,7 +22,7 @@ from sandbox.clock import BEIJING, begin
 from sandbox.lifeline import Child
 from sandbox.ports import write_private
 from sandbox.processes import ROOT, Process, make_processes
-from sandbox.stack import Say, Servers, Stack, provision_stack, quiet
+from sandbox.stack import Say, Servers, Stack, keep_months, provision_stack, quiet, upkeep
 from sandbox.state import Course, Phase, Seen, State, answers, hold
 
 FENCED = 75  # a service's word for: another holds my name or my connection is gone, start me again
@@ -131,7 +131,7 @@ class Sandbox:
         logs.mkdir(exist_ok=True)
         self.keepers = {process.name: Keeper(process, logs / f"{process.name}.log") for process in processes}
         self.doors = {process.name: process.door for process in processes}
-        self._revival: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
         self._revived, self._since = Counter[str](), time.time()
 
     def pids(self) -> dict[str, int]:
@@ -151,12 +151,15 @@ class Sandbox:
         """Start every process; returns at once."""
         for keeper in self.keepers.values():
             keeper.start()
-        self._revival = asyncio.create_task(self._revive())
+        self._tending = [
+            asyncio.create_task(self._revive()),
+            asyncio.create_task(keep_months(upkeep(self.stack), lambda line: print(line, file=sys.stderr))),
+        ]
 
     async def stop(self) -> None:
         """End every process; the servers go on."""
-        if self._revival:
-            self._revival.cancel()
+        for task in self._tending:
+            task.cancel()
         await asyncio.gather(*(keeper.stop() for keeper in self.keepers.values()))
 
     def seen(self) -> list[Seen]:

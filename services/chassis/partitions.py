@@ -1,7 +1,7 @@
 """Which month of inbox and outbox has a partition, who makes the next ones and drops the old?
 
 The provisioning makes the first ones. From then on `keep_months` runs once a day as `<service>_maintenance`:
-in a deployment `python -m services.chassis.partitions` as a scheduled job in the service's own image, in the
+in a deployment `python -m services.chassis.partitions` as a scheduled job in any service's image, in the
 sandbox by whoever keeps it running. A row without a partition is an error (23514), and there is no default
 partition on purpose: it would forbid detaching without blocking writers.
 """
@@ -181,17 +181,17 @@ async def inbox_floor(conn: asyncpg.Connection, schema: str) -> str:
 
 
 class Upkeep(Struct, frozen=True):
-    """What the daily job needs to know. database: as `<service>_maintenance`."""
+    """What the daily job needs to know. databases: of each service, as its `<service>_maintenance`."""
 
-    service: str
-    database: str
+    databases: dict[str, str]
 
 
 def main() -> None:
-    """Once, for the service of the file that CANBAO_SETTINGS names; a failure ends with a trace and 1."""
-    settings = msgspec.toml.decode(Path(os.environ["CANBAO_SETTINGS"]).read_bytes(), type=Upkeep)
-    done = asyncio.run(keep_months(settings.database, settings.service, now=datetime.now(UTC)))
-    sys.stdout.writelines(f"{line}\n" for line in done)
+    """Once, for the services of the file that CANBAO_SETTINGS names; a failure ends with a trace and 1."""
+    upkeep = msgspec.toml.decode(Path(os.environ["CANBAO_SETTINGS"]).read_bytes(), type=Upkeep)
+    for service, dsn in upkeep.databases.items():
+        done = asyncio.run(keep_months(dsn, service, now=datetime.now(UTC)))
+        sys.stdout.writelines(f"{line}\n" for line in done)
 
 
 if __name__ == "__main__":

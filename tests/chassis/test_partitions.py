@@ -1,5 +1,6 @@
 """Do the months of inbox and outbox come and go by themselves, and is it seen when they do not?"""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,10 +12,12 @@ import asyncpg
 import msgspec
 import pytest
 
-from sandbox.stack import Stack
-from services.chassis.partitions import Upkeep, keep_months, month, months_ahead
+from sandbox.stack import Stack, upkeep
+from sandbox.stack import keep_months as keep_months_of_all
+from services.chassis.partitions import keep_months, month, months_ahead
 from services.chassis.provision import provision_postgres
 from services.chassis.tables import PARTITIONED
+from tests.chassis.running import until
 from tests.source import ROOT
 
 BEGAN = datetime(2026, 11, 23, 9, 0, tzinfo=UTC)
@@ -102,9 +105,7 @@ async def test_the_service_itself_may_look_but_not_touch(stack: Stack, spare: as
 def test_the_daily_job_reads_one_file_and_says_what_it_did(stack: Stack, tmp_path: Path) -> None:
     settings = tmp_path / "settings.toml"
     settings.write_bytes(
-        msgspec.toml.encode(
-            Upkeep(service="billing", database=stack.database_url("billing_maintenance"))
-        )
+        msgspec.toml.encode(upkeep(stack))
     )
     done = subprocess.run(
         [sys.executable, "-m", "services.chassis.partitions"],
@@ -115,6 +116,26 @@ def test_the_daily_job_reads_one_file_and_says_what_it_did(stack: Stack, tmp_pat
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, ""), done.stderr     # the provisioning has just made them
+
+
+async def test_whoever_keeps_a_sandbox_running_keeps_its_months(stack: Stack) -> None:
+    conn = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
+    now = datetime.now(UTC)
+
+    said: list[str] = []
+
+    async def kept() -> bool:
+        return said == [f"+ billing.inbox_{month(now, 2):%Y_%m}"]
+
+    try:
+        await conn.execute(f"drop table billing.inbox_{month(now, 2):%Y_%m}")
+        assert await months_ahead(conn, "billing", now=now) == 1
+        keeping = asyncio.create_task(keep_months_of_all(upkeep(stack), said.append))
+        await until(kept)
+        keeping.cancel()
+        assert await months_ahead(conn, "billing", now=now) == 3
+    finally:
+        await conn.close()
 
 
 def test_both_tables_are_kept() -> None:
