@@ -26,6 +26,7 @@ from services.chassis.batch import Engine
 from services.chassis.forgers import Forgers
 from services.chassis.outcomes import Outcomes
 from services.chassis.subscriptions import Subscriptions
+from services.chassis.telemetry import batch_span
 from services.chassis.web import NotTaken, read_body, said
 from services.chassis.wire import LONGEST_KEY, REQUEST_ID, Reader, internal
 
@@ -34,10 +35,10 @@ PATIENCE_SECONDS = 3.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.4       # pauses between looks for an answer; they double
 _OF_SOURCE = {f"/{partner.topic.replace('.', '/')}": partner for partner in PARTNERS.values()}
 _SIGNATURE = {"canbao-sig-key": "sig_key", "canbao-sig-at": "sig_at", "canbao-sig": "sig"}
-_ATTRIBUTES = {
+_ATTRIBUTES = (
     "ce-specversion", "ce-id", "ce-type", "ce-time", "ce-source", "ce-subject", "traceparent", "content-type",
-}  # fmt: skip
-_ONCE = {*_ATTRIBUTES, *_SIGNATURE, "canbao-key"}
+)  # fmt: skip
+_ONCE = (*_ATTRIBUTES, *_SIGNATURE, "canbao-key")
 _JSON = re.compile(r"application/(cloudevents\+)?json\s*(;.*)?", re.IGNORECASE)
 _STATUS = {
     Reason.SIGNATURE_INVALID: 401,
@@ -85,8 +86,9 @@ class Door:
         unreadable = [what for what, _ in batch if isinstance(what, Unreadable)]
         trouble: BaseException | None = None
         try:
-            async with asyncio.timeout(10):
-                await self.engine.run(db, arrivals, unreadable)
+            with batch_span(self.engine.service, "door", len(arrivals)):
+                async with asyncio.timeout(10):
+                    await self.engine.run(db, arrivals, unreadable)
         except BaseException as error:
             trouble = Busy(f"{type(error).__name__}: {error}")
             raise
@@ -179,8 +181,9 @@ class Door:
         ]
 
     async def _post(self, request: Request) -> Response:
-        raw = _raw(request, await read_body(request, MAX_MESSAGE_BYTES))
-        _check_form(request)
+        value = await read_body(request, MAX_MESSAGE_BYTES)
+        check_form(request)
+        raw = _raw(request, value, request.headers.get("canbao-key", ""))
         try:
             answer = await self.command(raw, request.client.host if request.client else "")
         except Busy:
@@ -198,7 +201,8 @@ class Door:
         that is remembered.
         """
         await read_body(request, 0)
-        raw = _raw(request, b"", key=request.path_params["request_id"])
+        check_form(request)
+        raw = _raw(request, b"", request.path_params["request_id"])
         if (reason := self._unproven(raw)) is not None:
             metrics.forged(self.engine.service, "query", kept=False)
             return said(401, refused(reason))
@@ -229,32 +233,29 @@ def _query(request: RequestKey) -> str:
     return f"/v1/commands/{quote(request.request_id, safe='')}"
 
 
-def _check_form(request: Request) -> None:
-    """Raises NotTaken: not JSON as it is."""
+def check_form(request: Request) -> None:
+    """Raises NotTaken: not JSON as it is, or two may read two things in it."""
     head = request.headers
     if not _JSON.fullmatch(head.get("content-type", "application/json")):
         raise NotTaken(415, refused(Reason.BODY_INVALID, field="content-type", expected="application/json"))
     if head.get("content-encoding", "identity") != "identity":
         raise NotTaken(415, refused(Reason.BODY_INVALID, field="content-encoding", expected="none"))
-
-
-def _raw(request: Request, value: bytes, key: str | None = None) -> Raw:
-    """An HTTP request in the form of a record: the partner's topic follows from its source, and its
-    signature covers it. key: where it does not stand in a header. Raises NotTaken: nobody could have signed
-    this.
-    """
-    names = [name for name in request.headers if name in _ONCE]
-    twice = next((name for name in names if names.count(name) > 1), "")
+    twice = next((name for name in _ONCE if len(head.getlist(name)) > 1), "")
     if twice:
         raise NotTaken(400, refused(Reason.BODY_INVALID, field=twice, expected="once"))
-    partner = _OF_SOURCE.get(request.headers.get("ce-source", ""))
+    if len(head.get("canbao-key", "")) > LONGEST_KEY:
+        raise NotTaken(400, refused(Reason.SCHEMA_INVALID, field="canbao-key", expected="128 bytes"))
+
+
+def _raw(request: Request, value: bytes, key: str) -> Raw:
+    """An HTTP request in the form of a record: the partner's topic follows from its source, and its
+    signature covers it. Raises NotTaken: no partner's.
+    """
+    head = request.headers
+    partner = _OF_SOURCE.get(head.get("ce-source", ""))
     if partner is None:
         raise NotTaken(401, refused(Reason.SIGNATURE_INVALID, field="ce-source", expected="a partner's"))
-    record_key = (request.headers.get("canbao-key", "") if key is None else key).encode("latin-1", "replace")
-    if len(record_key) > LONGEST_KEY:
-        raise NotTaken(400, refused(Reason.SCHEMA_INVALID, field="canbao-key", expected="128 bytes"))
-    headers = [(name.replace("ce-", "ce_"), request.headers[name].encode("latin-1"))
-               for name in names if name in _ATTRIBUTES]
-    headers += [(ours, request.headers[name].encode("latin-1")) for name, ours in _SIGNATURE.items()
-                if name in names]
-    return Raw(partner.topic, None, None, record_key, tuple(headers), value, int(time.time() * 1000))
+    names = {**{name: name.replace("ce-", "ce_") for name in _ATTRIBUTES}, **_SIGNATURE}
+    headers = tuple((ours, head[name].encode("latin-1")) for name, ours in names.items() if name in head)
+    at_ms = int(time.time() * 1000)
+    return Raw(partner.topic, None, None, key.encode("latin-1", "replace"), headers, value, at_ms)

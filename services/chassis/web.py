@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
+from http import HTTPStatus
 from typing import Any
 
-import h11
 import uvicorn
 from msgspec import Struct
 from msgspec.json import encode
@@ -138,9 +138,7 @@ class Connection(H11Protocol):
             self._deadline = None
 
     def _too_late(self) -> None:
-        if self.transport.is_closing():
-            return
-        if self.conn.our_state is h11.IDLE and self.conn.trailing_data[0]:
+        if self.conn.trailing_data[0] and not self.transport.is_closing():
             self._refuse(408, f"whole within {HEAD_SECONDS:.0f} s")
         else:
             self.transport.close()
@@ -151,13 +149,14 @@ class Connection(H11Protocol):
         self._refuse(431 if large else 400, f"HTTP/1.1, at most {MOST_HEAD_BYTES} bytes of headers")
 
     def _refuse(self, status: int, expected: str) -> None:
-        """What is no request gets an answer all the same, and then the connection is closed."""
-        if self.conn.our_state is h11.IDLE or self.conn.our_state is h11.SEND_RESPONSE:
+        """What is no request gets an answer all the same, unless one is on its way, and then we hang up."""
+        on_its_way = self.cycle and self.cycle.response_started and not self.cycle.response_complete
+        if not on_its_way:
             reason = Reason.TOO_LARGE if status == 431 else Reason.BODY_INVALID
             body = encode(refused(reason, field="headers", expected=expected))
-            headers = [("content-type", "application/json"), ("content-length", str(len(body))),
-                       ("connection", "close")]
-            head = h11.Response(status_code=status, headers=headers)
-            for event in (head, h11.Data(data=body), h11.EndOfMessage()):
-                self.transport.write(self.conn.send(event) or b"")
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%s"
+                % (status, HTTPStatus(status).phrase.encode(), len(body), body)
+            )
         self.transport.close()

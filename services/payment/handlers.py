@@ -222,7 +222,8 @@ def _number(question: AskOrder) -> str:
     return f"{question.order_no}.{question.round}"
 
 
-# The road through a counter: a bank or agency reports money that it took
+# The road through a counter: a bank or agency reports money that it took. Behind a parked message of its
+# person the chassis answers UNDER_REPAIR before any handler: the report is sent again, and nothing is lost.
 
 
 @on(
@@ -230,10 +231,7 @@ def _number(question: AskOrder) -> str:
     refs=lambda it: [obligation(it.obligation_id), person(it.person_id), transaction(it.channel_ref)],
 )
 async def post_reports(commands: Batch[ReportPayment], tx: Transaction) -> None:
-    """Money that a bank or counter took settles the bill, or stands in suspense. A report is refused only
-    when it says a known payment differently, or, by the chassis, while something of this person is parked
-    (UNDER_REPAIR): then it is sent again and nothing is lost.
-    """
+    """Taken money settles the bill or stands in suspense; a known payment told otherwise is refused."""
     dues = await store.obligations(tx, [command.obligation_id for command in commands])
     people = await store.people(tx, [command.person_id for command in commands])
     receipts = await store.receipts(tx, [(tx.arrival(it).partner, it.channel_ref) for it in commands])

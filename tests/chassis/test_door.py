@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from msgspec import Struct
 from msgspec.json import decode, encode
+from starlette.requests import Request
 from typing_extensions import override
 
 from contracts.answers import ANSWER_QUERY, Accepted
@@ -31,6 +32,7 @@ from services.chassis.outcomes import Outcomes
 from services.chassis.service import Running
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
+from services.chassis.web import NotTaken
 from services.chassis.wire import internal
 from tests.chassis.running import running, until
 from tests.chassis.toys import Toy, person, toy
@@ -291,6 +293,30 @@ async def test_who_names_no_partner_leaves_nothing_behind(
                                       **{"ce-source": source, "ce-id": "x"})  # fmt: skip
             assert (heard.status, heard.body["field"]) == (401, "ce-source")
         assert await made.rows("select count(*) from parked") == [(0,)]
+
+
+@pytest.mark.parametrize(("other", "status", "field"), [
+    ({"content-type": "application/xml"}, 415, "content-type"),
+    ({"content-type": "application/jsonx"}, 415, "content-type"),
+    ({"content-encoding": "gzip"}, 415, "content-encoding"),
+    ({"canbao-key": "k" * 129}, 400, "canbao-key"),
+    ({"CE-Type": "billing.query_bill.v1"}, 400, "ce-type"),             # beside ours: a second one
+    ({"content-type": "application/json; charset=utf-8"}, 200, ""),
+])  # fmt: skip
+def test_a_form_that_could_be_read_in_two_ways_is_refused(
+    other: dict[str, str], status: int, field: str
+) -> None:
+    letter = {"ce-source": "/channels/wechat", "ce-type": "payment.start_payment.v1", "canbao-key": "k"}
+    named = [*((name, text) for name, text in letter.items() if name not in other), *other.items()]
+    headers = [(name.lower().encode(), text.encode()) for name, text in named]
+    request = Request({"type": "http", "headers": headers})
+    try:
+        doors.check_form(request)
+        heard: tuple[int, str] = (200, "")
+    except NotTaken as why:
+        heard = why.status, why.refusal.field
+
+    assert heard == (status, field)
 
 
 def test_a_forger_with_many_addresses_meets_the_bucket_of_the_partner_he_names() -> None:
