@@ -153,10 +153,10 @@ class BatchSpan:
     nothing.
     """
 
-    __slots__ = ("_before", "count", "error", "lane", "messages", "said_facts", "service", "started_ns")
+    __slots__ = ("_before", "count", "error", "messages", "road", "said_facts", "service", "started_ns")
 
-    def __init__(self, service: str, lane: str, count: int) -> None:
-        self.service, self.lane, self.count = service, lane, count
+    def __init__(self, service: str, road: str, count: int) -> None:
+        self.service, self.road, self.count = service, road, count
         self.messages: list[tuple[str, str, str, str]] = []     # journey, type, ce_id, error
         self.said_facts: list[tuple[str, str, str]] = []        # journey, type, ce_id
         self.error = ""
@@ -190,10 +190,11 @@ class BatchSpan:
             self.said_facts.append((journey, type, ce_id))
 
 
-def batch_span(service: str, lane: str, count: int) -> BatchSpan:
+def batch_span(service: str, road: str, count: int) -> BatchSpan:
     """Around a batch: `with batch_span("billing", "bulk", 200) as span:`. Inside, current_batch() finds it.
+    road: the lane, "door" or "timers".
     """
-    return BatchSpan(service, lane, count)
+    return BatchSpan(service, road, count)
 
 
 def current_batch() -> BatchSpan | None:
@@ -202,19 +203,23 @@ def current_batch() -> BatchSpan | None:
 
 
 @contextmanager
-def message_span(journey: str, name: str) -> Iterator[None]:
-    """Around work for one journey that is no message, such as a call to a provider. name: constant, no ids
-    in it.
+def call_span(journey: str, type: str, number: str, attempt: int) -> Iterator[None]:
+    """Around one attempt at a call to a provider. number: our business number. An exception that says what
+    it means for the call names it in its `outcome`; without one the call was answered.
     """
     if _spans is None:
         yield
         return
-    started, failed = time.time_ns(), ""
+    started, failed, outcome = time.time_ns(), "", "answered"
     try:
         yield
     except BaseException as error:
-        failed = type(error).__name__
+        failed = error.__class__.__name__
+        outcome = getattr(error, "outcome", "unknown")
         raise
     finally:
         if failed or is_sampled(journey):
-            _spans.tell_work(journey, name, started, failed)
+            about: dict[str, str | int] = {
+                "canbao.call.number": number, "canbao.call.attempt": attempt, "canbao.call.outcome": outcome
+            }
+            _spans.tell_call(journey, type, started, about, failed)

@@ -1,121 +1,23 @@
-"""Do all roads end in the same engine? The door, timers, calls, the relay, and an operator's orders."""
+"""Does what was said reach its topic, and is done what an operator orders?"""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from msgspec import Struct
 from msgspec.json import decode
 
 from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS
-from contracts.operations import AdvanceClock, Redrive, Republish, Resume
+from contracts.operations import Redrive, Republish, Resume
 from sandbox.stack import Stack
-from services.chassis.calls import NotSent, Unknown
-from services.chassis.ids import uuid7
-from services.chassis.subscriptions import Batch
-from services.chassis.transaction import Transaction
 from tests.chassis.running import partner, producing, running, say, until
-from tests.chassis.toys import NOON, Remind, Toy, approved, owes, toy, waived
+from tests.chassis.toys import Toy, approved, toy
 from tests.ground import Database
 
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-async def test_a_timer_runs_at_its_instant_and_that_is_its_now(
-    database: Database, broker: Stack, tmp_path: Path
-) -> None:
-    async with toy(database) as made:
-        due, later = NOON, now() + timedelta(days=400)
-
-        @made.on(Later, refs=lambda message: [])
-        async def set_timers(messages: Batch[Later], tx: Transaction) -> None:
-            for message in messages:
-                tx.at(due, Remind(enrollment_id=message.enrollment_id))
-                tx.at(later, Remind(enrollment_id=uuid7()))
-
-        async with running(broker, tmp_path, made.on) as run:
-            first = uuid7()
-            await run.door.tell(Later(enrollment_id=first))
-            await until(lambda: _equal(made.said(), [first]))
-            assert await made.rows("select ce_time from outbox where seq = 3") == [(due,)]
-            assert len(await made.rows("select id from job")) == 1
-
-            async with partner("operators", broker, tmp_path) as operators:
-                order = AdvanceClock(
-                    request_id="o-1", service="billing", operator="lin", to=later + timedelta(hours=1)
-                )
-                answer = await operators.ask(order)
-            assert isinstance(answer, Accepted)
-            assert await made.rows("select count(*) from job") == [(0,)]
-            assert (await made.rows("select ce_time from outbox where seq = 3 order by batch_id"))[1] == (
-                later,
-            )
-
-
-class Later(Struct, frozen=True, kw_only=True):
-    """Asks for timers, or for a call."""
-
-    enrollment_id: str
-
-
-class Send(Struct, frozen=True, kw_only=True):
-    """A request to a provider."""
-
-    enrollment_id: str
-
-
-class Sent(Struct, frozen=True, kw_only=True):
-    """Its outcome."""
-
-    enrollment_id: str
-
-
-class Provider:
-    """Takes every request and then loses its first answer; afterwards it knows what it took."""
-
-    def __init__(self) -> None:
-        self.taken: list[str] = []
-        self.asked = 0
-
-    async def send(self, request: Struct) -> Struct:
-        assert isinstance(request, Send)
-        if not self.taken and self.asked == 0:
-            self.taken.append(request.enrollment_id)
-            raise Unknown("the answer was lost")
-        raise NotSent("refused before it was read")
-
-    async def ask(self, request: Struct) -> Struct | None:
-        assert isinstance(request, Send)
-        self.asked += 1
-        return Sent(enrollment_id=request.enrollment_id) if request.enrollment_id in self.taken else None
-
-
-async def test_an_unknown_outcome_is_asked_for_and_never_sent_again(
-    database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    provider = Provider()
-    async with toy(database) as made:
-        @made.on(Later, refs=lambda message: [owes(message.enrollment_id)])
-        async def ask_outside(messages: Batch[Later], tx: Transaction) -> None:
-            for message in messages:
-                tx.call(Send(enrollment_id=message.enrollment_id), number=message.enrollment_id)
-
-        @made.on(Sent, refs=lambda message: [owes(message.enrollment_id)])
-        async def hear(messages: Batch[Sent], tx: Transaction) -> None:
-            for message in messages:
-                tx.publish(waived(message.enrollment_id, uuid7(), tx.now), sequence=1)
-
-        async with running(broker, tmp_path, made.on, gateways={Send: provider}) as run:
-            one = uuid7()
-            await run.door.tell(Later(enrollment_id=one))
-            await until(lambda: _equal(made.said(), [one]))
-        assert provider.taken == [one]
-        assert await made.rows("select count(*) from call") == [(0,)]
 
 
 async def test_what_was_said_reaches_the_topic_in_order_with_its_envelope(

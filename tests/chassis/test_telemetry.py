@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from services.chassis import telemetry
 from services.chassis.ids import uuid7
 from services.chassis.settings import Telemetry
-from services.chassis.telemetry import batch_span, is_sampled, message_span
+from services.chassis.telemetry import batch_span, call_span, is_sampled
 
 JOURNEY = uuid7().replace("-", "")
 APPROVED, BILLED = uuid7(), uuid7()
@@ -82,7 +82,7 @@ def test_a_journey_begins_with_its_first_fact(traced: InMemorySpanExporter) -> N
 def test_an_unsampled_journey_leaves_no_span(traced: InMemorySpanExporter) -> None:
     telemetry.configure("billing", Telemetry(sample=0.0), exporter=traced)
 
-    with batch_span("billing", "bulk", 1) as batch, message_span(JOURNEY, "call"):
+    with batch_span("billing", "bulk", 1) as batch, call_span(JOURNEY, "Send", "1", 1):
         batch.handled(JOURNEY, "t", APPROVED)
         batch.said(JOURNEY, "t", BILLED)
 
@@ -107,7 +107,7 @@ def test_an_exception_through_a_batch_or_a_call_is_told_and_goes_on(traced: InMe
     with (
         pytest.raises(ZeroDivisionError),
         batch_span("payment", "money", 1),
-        message_span(JOURNEY, "call PlaceOrder"),
+        call_span(JOURNEY, "PlaceOrder", "1", 1),
     ):
         raise ZeroDivisionError
 
