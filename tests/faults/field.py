@@ -43,7 +43,7 @@ class Field:
     def __init__(self, servers: Servers, stack: Stack, folder: Path) -> None:
         self.servers, self.stack, self.folder = servers, stack, folder
         self.keys = folder / "keys"
-        self.cured, self.held = folder / "cured", folder / "held"
+        self.cured, self.held, self.freeze = folder / "cured", folder / "held", folder / "freeze"
         self.members: list[Member] = []
 
     async def query(self, sql: str, *args: object) -> list[Row]:
@@ -105,7 +105,8 @@ class Field:
 
     def toy(self, provider: str = "127.0.0.1:1", **how: Any) -> Toy:
         """A toy whose files lie in this field."""
-        return Toy(provider=provider, cured=str(self.cured), held=str(self.held), **how)
+        cured, held, freeze = str(self.cured), str(self.held), str(self.freeze)
+        return Toy(provider=provider, cured=cured, held=held, freeze=freeze, **how)
 
 
 class Member:

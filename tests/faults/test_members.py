@@ -4,13 +4,15 @@ import asyncio
 import signal
 import time
 
+import psutil
 import pytest
 
 from services.chassis.ids import uuid7
 from tests.faults import verdict
 from tests.faults.feed import Feed
 from tests.faults.field import Field, Member, until
-from tests.faults.provider import Provider
+from tests.faults.provider import Provider, providing
+from tests.faults.toy import CALL
 
 FENCED = 75
 NOBODY = Provider()
@@ -62,6 +64,37 @@ async def test_each_tripwire_alone_ends_a_member_whose_connection_was_cut(field:
             await feed.fact(uuid7())
             await feed.all_sent()
         assert await member.ended() == FENCED, member.tail()
+
+
+@pytest.mark.parametrize(("plant", "sends"), [("", 1), (" late_calls", 2)])
+async def test_a_call_that_its_frozen_worker_had_yet_to_send_is_sent_by_another_and_not_again_after_the_thaw(
+    field: Field, plant: str, sends: int
+) -> None:
+    async with providing(Provider(refused=1.0)) as provider, Feed(field, calls=False) as feed:
+        field.freeze.touch()
+        toy = field.toy(provider.address, plant=f"short_idle{plant}")
+        first = field.member(toy, -1, name="first").start()     # no lane of it ends the process at the thaw
+        number = (await feed.fact(uuid7(), CALL)).enrollment_id
+        await feed.all_sent()
+
+        async def stopped() -> bool:
+            return not field.freeze.exists() and psutil.Process(first.pid).status() == psutil.STATUS_STOPPED
+
+        async def without_leader() -> bool:
+            return not await field.count("pg_stat_activity where application_name = 'billing-calls'")
+
+        await until(stopped, "the worker to freeze before it sends again", 60)
+        await until(without_leader, "the end of its session")
+        provider.refused = 0.0
+        second = await field.member(toy, -1, name="second").start().ready(60)
+        await field.effects("call", 1, 60)
+        assert provider.accepted[number] == 1
+        first.signal(signal.SIGCONT)
+        await second.stop()
+        await feed.fact(uuid7(), CALL)
+        await feed.all_sent()
+        await field.effects("call", 2, 60)      # the first one is its own again
+        assert provider.accepted[number] == sends
 
 
 async def test_a_freeze_is_noticed_by_the_clock_alone(field: Field) -> None:

@@ -6,6 +6,7 @@
 import asyncio
 import os
 import random
+import signal
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -46,7 +47,8 @@ person = refs.by_uuid("person")
 
 class Toy(Struct, frozen=True, kw_only=True):
     """provider: where calls go. cured: while this file is missing, poisoned facts raise and handlers stumble.
-    held: while this file exists, a slow fact's handler waits. slow_seconds: the longest that any handler
+    held: while this file exists, a slow fact's handler waits. freeze: who finds this file between a question
+    to the provider and what it sends then takes it away and stops. slow_seconds: the longest that any handler
     waits.
 
     passing, shy: the share of handler calls that fail as if the network did, or with a bug that shows only
@@ -56,6 +58,7 @@ class Toy(Struct, frozen=True, kw_only=True):
     provider: str
     cured: str
     held: str = ""
+    freeze: str = ""
     passing: float = 0.0
     shy: float = 0.0
     slow_seconds: float = 0.0
@@ -195,8 +198,8 @@ def _waived(fact: EnrollmentApproved | PaymentSettled, tx: Transaction) -> BillW
 class Outside:
     """The gateway to the provider that the test keeps a book of."""
 
-    def __init__(self, provider: str) -> None:
-        self.provider = provider
+    def __init__(self, toy: Toy) -> None:
+        self.provider, self.freeze = toy.provider, Path(toy.freeze)
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
@@ -215,6 +218,9 @@ class Outside:
     async def ask(self, request: Send) -> Struct | None:
         """Whether it ever took it."""
         status = await self._post("ask", request)
+        if self.freeze.is_file():
+            self.freeze.unlink()
+            os.kill(os.getpid(), signal.SIGSTOP)
         return Sent(enrollment_id=request.enrollment_id) if status == 200 else None
 
     async def _post(self, what: str, request: Send) -> int:
@@ -232,7 +238,7 @@ def main() -> None:
     planted.plant(toy.plant)
 
     def gateways(_settings: Settings, _keys: Keyring) -> dict[type[Struct], Gateway]:
-        gateway: Any = Outside(toy.provider)
+        gateway: Any = Outside(toy)
         return {Send: gateway}
 
     Service("billing", subscriptions(toy), gateways=gateways).run()
