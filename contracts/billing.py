@@ -34,7 +34,8 @@ class Line(Struct, frozen=True, kw_only=True):
 @command(to="billing")
 class QueryBill(Struct, frozen=True, kw_only=True):
     """What does this person owe for a year? Accepted: {"obligation_id", "version", "status", "due_fen",
-    "closes_on", "lines", "explanation"}; refused BILL_NOT_FOUND while there is none."""
+    "closes_on", "lines", "explanation"}; refused BILL_NOT_FOUND while there is none, PERSON_NOT_FOUND where
+    the person is another channel's: identify first (RegisterAccount)."""
 
     request_id: RequestId
     person_id: Uuid

@@ -51,7 +51,8 @@ class Registration(Struct, frozen=True, kw_only=True):
 
 @command(to="enrollment", key="request_id")
 class RegisterAccount(Struct, frozen=True, kw_only=True):
-    """A channel vouches for a person's real name and phone. Accepted: {"person_id"}.
+    """A channel vouches for a person's real name and phone. Accepted: {"person_id"}. Refused ACCOUNT_EXISTS:
+    the person is known by this name already, and from now on to this channel too; expected is the person_id.
 
     The seal's place is the request id. level: how sure the channel is (REAL_NAME or REAL_PERSON).
     """
@@ -108,6 +109,17 @@ class PersonRecorded(Struct, frozen=True, kw_only=True):
     name_masked: str
     for_payment: Sealed[Identity]
     for_notify: Sealed[Contact]
+
+
+@fact(by="enrollment", topic=ENROLLMENTS, subject="person_id")
+class PersonIdentified(Struct, frozen=True, kw_only=True):
+    """A channel knows this person: it named number and name as registered. Only such a channel may apply, ask
+    and pay for the person.
+    """
+
+    region_code: str
+    person_id: PersonId
+    channel_code: str
 
 
 class _Case(Struct, frozen=True, kw_only=True):

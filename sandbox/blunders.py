@@ -17,9 +17,9 @@ NOBODY = "01900000-0000-7000-8000-000000000000"
 class Blunder(Struct, frozen=True, kw_only=True):
     """One command that must be refused for this reason.
 
-    channel: who sends it; empty: the channel of the citizen it is about. changed: fields of the body, inside:
-    of the sealed registration, amount_fen: of the order's item. reuses_id: under a request id that said
-    something else before.
+    channel: who sends it; empty: the channel of the citizen it is about, to which alone that one exists.
+    changed: fields of the body, inside: of the sealed registration, amount_fen: of the order's item.
+    reuses_id: under a request id that said something else before.
     """
 
     label: str
@@ -50,20 +50,24 @@ BLUNDERS = (
             inside={"phone": "199oooo1234"}),
     Blunder(label="no such region", channel="counter", reason="REGION_UNKNOWN", type=REGISTER,
             changed={"region_code": "999999"}),
+    Blunder(label="applies for another channel's citizen", channel="alipay", reason="PERSON_NOT_FOUND",
+            type=SUBMIT),
+    Blunder(label="pays for another channel's citizen", channel="alipay", reason="PERSON_NOT_FOUND",
+            type=START),
     Blunder(label="nobody applies", channel="wechat", reason="PERSON_NOT_FOUND", type=SUBMIT,
             changed={"person_id": NOBODY}),
-    Blunder(label="unknown scheme", channel="alipay", reason="SCHEME_UNKNOWN", type=SUBMIT,
+    Blunder(label="unknown scheme", channel="", reason="SCHEME_UNKNOWN", type=SUBMIT,
             changed={"scheme": "LOTTERY"}),
-    Blunder(label="year not open", channel="counter", reason="YEAR_NOT_OPEN", type=SUBMIT,
+    Blunder(label="year not open", channel="", reason="YEAR_NOT_OPEN", type=SUBMIT,
             changed={"insurance_year": 2019}),
-    Blunder(label="unknown category", channel="wechat", reason="CATEGORY_UNKNOWN", type=SUBMIT,
+    Blunder(label="unknown category", channel="", reason="CATEGORY_UNKNOWN", type=SUBMIT,
             changed={"categories": ["astronaut"]}),
     Blunder(label="same request id, other body", channel="", reason="IDEMPOTENCY_CONFLICT", type=SUBMIT,
             changed={"submitted_by": "somebody-else"}, reuses_id=True),
     Blunder(label="a bank starts an online payment", channel="bank", reason="NOT_PERMITTED", type=START),
     Blunder(label="float money", channel="wechat", reason="SCHEMA_INVALID", type=START, amount_fen=400.5),
     Blunder(label="negative money", channel="alipay", reason="SCHEMA_INVALID", type=START, amount_fen=-1),
-    Blunder(label="pays an unknown bill", channel="wechat", reason="BILL_NOT_FOUND", type=START),
+    Blunder(label="pays an unknown bill", channel="", reason="BILL_NOT_FOUND", type=START),
 )
 
 

@@ -23,7 +23,7 @@ PAID_TWICE = 0.005
 NEVER_PAY = 0.01
 RETURNED = 0.01
 REJECTED = 0.007
-IMPATIENT = 0.05  # ask for the bill before they were told that there is one
+IMPATIENT = 0.05  # ask for the bill once before they were told that there is one
 
 BY_HTTP = 0.05  # the others come over Kafka
 
@@ -104,6 +104,7 @@ def plan(count: int, seed: int) -> City:
     certified = [_certified(claim, random) for claim in claims]
     decisions = _decisions(count, random)
     channels = random.choices(CHANNELS, CHANNEL_SHARES, k=count)
+    channels[:1] = [CHANNELS[0]]  # the blunders are about the first citizen, whom one channel knows
     dues = [expected.due_fen(keys) for keys in certified]
     conducts = _conducts(decisions, dues, channels, random)
     citizens = tuple(

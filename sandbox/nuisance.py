@@ -1,6 +1,7 @@
 """How does mischief reach the topics? Garbage, forgeries and blunders, noted by where they stand."""
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -13,9 +14,10 @@ from sandbox import blunders, mischief
 from sandbox.city import Citizen, City, Step
 from sandbox.expected import Picture
 from sandbox.forger import forge
-from sandbox.partner import Partner
+from sandbox.partner import PATIENCE_SECONDS, Answer, Partner
 
 PAUSE_SECONDS = 0.02        # between two pieces of garbage, so that they meet many batches
+EARLY_SECONDS = 0.5         # a service that has not heard of the citizen yet is asked again
 
 
 class Nuisance:
@@ -99,9 +101,18 @@ class Nuisance:
         self.planted.refused.add((blunder.label, blunder.reason))
         body = blunders.body_of(blunder, request_id=request_id, person_id=person_id, seal=seal)
         key = msgspec.json.decode(body).get("person_id", request_id)
+        deadline = time.monotonic() + PATIENCE_SECONDS
         try:
             answer = await partner.ask_raw(request_id, [partner.signed(blunder.type, key, body)])
+            while _came_early(answer, blunder) and time.monotonic() < deadline:
+                await asyncio.sleep(EARLY_SECONDS)
+                answer = await partner.ask_raw(request_id, [partner.signed(blunder.type, key, body)])
         except TimeoutError:
             self.refused.add((blunder.label, "no answer"))
             return
         self.refused.add((blunder.label, answer.refusal.code if isinstance(answer, Rejected) else "ACCEPTED"))
+
+
+def _came_early(answer: Answer, blunder: blunders.Blunder) -> bool:
+    """Whether the refusal says "try again" for another reason than the blunder's own."""
+    return isinstance(answer, Rejected) and answer.refusal.retryable and answer.refusal.code != blunder.reason

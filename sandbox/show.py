@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from contracts.reasons import RETRYABLE, Reason
 from sandbox.expected import Difference
 
 STAGES = ("registered", "submitted", "reviewed", "billed", "paid", "settled", "covered", "notified")
@@ -151,8 +152,8 @@ def final(
         "forged",
     ):
         table.add_row(name, f"{getattr(report, name):,}")
-    for reason, count in sorted(report.refused.items()):
-        table.add_row(f"refused {reason}", f"{count:,}")
+    for label, count in refusals(report.refused):
+        table.add_row(label, f"{count:,}")
     table.add_row("ledger sum", f"{report.ledger_sum_fen / 100:.2f} yuan")
     table.add_row("first settled payment after", f"{report.first_settled_seconds:.1f} s")
     out(table)
@@ -174,6 +175,15 @@ def final(
         out(Text(f"  {what}:", no_wrap=True))
         for line in fitted(command):
             out(Text(f"    {line}", no_wrap=True))
+
+
+def refusals(counts: dict[str, int]) -> list[tuple[str, int]]:
+    """Answers that say no for good, then those that say "try again": somebody asked too early."""
+    rows = [(Reason[reason] in RETRYABLE, reason, count) for reason, count in counts.items()]
+    return [
+        (f"{'told to try again' if early else 'refused'} {reason}", count)
+        for early, reason, count in sorted(rows)
+    ]
 
 
 def fitted(command: str) -> list[str]:

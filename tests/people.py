@@ -7,6 +7,7 @@ from msgspec import Struct
 from contracts.billing import BillSettled, BillWaived, QueryBill
 from contracts.enrollment import (
     EnrollmentApproved,
+    PersonIdentified,
     RegisterAccount,
     Registration,
     ReviewDecision,
@@ -94,6 +95,10 @@ class Citizen(Struct, frozen=True, kw_only=True):
         return QueryBill(request_id=request_id, person_id=self.person_id, insurance_year=year)
 
     # What services say
+
+    def identified(self, channel: str) -> PersonIdentified:
+        """The channel knows this person."""
+        return PersonIdentified(region_code=REGION, person_id=self.person_id, channel_code=channel)
 
     def approved(
         self, *categories: str, at: str = "2024-12-20T11:00+08:00", year: int = YEAR

@@ -3,7 +3,7 @@
 from typing import Any
 
 from contracts.billing import BillIssued, BillSettled, BillWaived, QueryBill
-from contracts.enrollment import EnrollmentApproved
+from contracts.enrollment import EnrollmentApproved, PersonIdentified
 from contracts.payment import PaymentSettled
 from contracts.policy import in_force
 from contracts.reasons import Refused
@@ -17,6 +17,14 @@ from services.chassis.transaction import Transaction
 on = Subscriptions("billing")
 # One ref for all that a person owes: bills of one year, and what is paid for them, follow one another.
 person = Refs("billing").by_uuid("person")
+
+
+@on(PersonIdentified, refs=lambda fact: [person(fact.person_id)], lane="bulk")
+async def note_identifications(facts: Batch[PersonIdentified], tx: Transaction) -> None:
+    """A channel knows a person: it may ask what is due."""
+    for fact in facts:
+        sequence = tx.arrival(fact).sequence
+        store.add_identification(tx, rules.Identification(fact.person_id, fact.channel_code, sequence))
 
 
 @on(EnrollmentApproved, refs=lambda fact: [person(fact.person_id)], lane="bulk")
@@ -55,8 +63,10 @@ async def settle_bills(facts: Batch[PaymentSettled], tx: Transaction) -> None:
 async def answer(queries: Batch[QueryBill], tx: Transaction) -> None:
     """Somebody asks what a person owes. It changes nothing, so it waits for nobody."""
     bills = await store.bills_asked_for(tx, queries)
+    known = await store.identified(tx, queries)
     for query in queries:
-        match rules.show(bills.get((query.person_id, query.insurance_year))):
+        bill = bills.get((query.person_id, query.insurance_year))
+        match rules.show(bill, identified=(query.person_id, tx.arrival(query).partner) in known):
             case rules.Shown(bill, assessment):
                 tx.accept(query, obligation_id=bill.obligation_id, version=bill.version, status=bill.status,
                           due_fen=bill.due_fen, closes_on=bill.closes_on, lines=assessment.lines,

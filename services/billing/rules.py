@@ -72,6 +72,14 @@ class Bill(Struct, frozen=True, gc=False):
     sequence: int
 
 
+class Identification(Struct, frozen=True, gc=False):
+    """A channel that knows a person; the fields are the columns of tables.Identification."""
+
+    person_id: str
+    channel_code: str
+    sequence: int
+
+
 class Assessment(Struct, frozen=True, gc=False):
     """What a person of a category owes under a policy (核定). due_fen: the sum of the payable lines.
 
@@ -191,8 +199,14 @@ def settle(fact: PaymentSettled, bill: Bill | None) -> Settled | Unchanged | Awa
     ))
 
 
-def show(bill: Bill | None) -> Shown | Refused:
-    """What to answer who asks for the bill of a person and year: the current version, and why."""
+def show(bill: Bill | None, *, identified: bool) -> Shown | Refused:
+    """What to answer who asks for the bill of a person and year: the current version, and why.
+
+    identified: whether the channel that asks has identified the person; to any other there is no such person,
+    so that it learns neither an amount nor who is insured. Source: reliability E6, S11; domain Q1.
+    """
+    if not identified:
+        return refused(Reason.PERSON_NOT_FOUND, field="person_id")
     if bill is None:
         return refused(Reason.BILL_NOT_FOUND, field="person_id")
     certified = () if bill.category == ORDINARY else (bill.category,)

@@ -31,6 +31,16 @@ class Base(SQLModel, registry=registry(metadata=MetaData(
     metadata: ClassVar[MetaData]
 
 
+class Identification(Base, table=True):
+    """A channel that may ask about a person, as enrollment said."""
+
+    __tablename__ = "identification"
+    __table_args__ = (PrimaryKeyConstraint("person_id", "channel_code"),)
+    person_id: str = Field(sa_type=Uuid)
+    channel_code: str = Field(sa_type=Text)
+    sequence: int = Field(sa_type=SmallInteger)
+
+
 class Bill(Base, table=True):
     """One version of what a person owes for a scheme and year.
 

@@ -15,6 +15,7 @@ from contracts.enrollment import (
     EnrollmentReturned,
     EnrollmentSubmitted,
     Identity,
+    PersonIdentified,
     PersonRecorded,
     RegisterAccount,
     Registration,
@@ -59,11 +60,16 @@ async def register(commands: Batch[RegisterAccount], tx: Transaction) -> None:
         ):
             case people.Registered(registration):
                 person_id = uuid7()
-                holders[index] = people.Holder(person_id, registration.name)
+                holders[index] = people.Holder(person_id, registration.name, (channel.code,))
                 store.add_person(tx, registration, person_id=person_id, index=index, level=command.level,
                                  region_code=command.region_code, now=tx.now)
                 tx.publish(_recorded(tx, registration, person_id, command.region_code), sequence=1)
+                _identify(tx, command, people.Identification(person_id, channel.code, 1))
                 tx.accept(command, person_id=person_id)
+            case people.Recognised(identification, refusal):
+                holders[index] = holders[index].known_to(channel.code)
+                _identify(tx, command, identification)
+                tx.refuse(command, refusal)
             case Refused() as refusal:
                 tx.refuse(command, refusal)
 
@@ -71,11 +77,12 @@ async def register(commands: Batch[RegisterAccount], tx: Transaction) -> None:
 @on(SubmitEnrollment, refs=lambda command: [person(command.person_id)], lane="money")
 async def take_in(commands: Batch[SubmitEnrollment], tx: Transaction) -> None:
     """A person applies, or hands in again what was returned."""
-    known = await store.known_people(tx, (command.person_id for command in commands))
+    known = await store.channels_of(tx, (command.person_id for command in commands))
     live = await store.live_of(tx, commands)
     for command in commands:
+        channel = PARTNERS[tx.arrival(command).partner]
         match applications.apply(
-            command, channel=PARTNERS[tx.arrival(command).partner], person_known=command.person_id in known,
+            command, channel=channel, person_known=channel.code in known.get(command.person_id, ()),
             live=live.get((command.person_id, command.insurance_year)), enrollment_id=uuid7(),
             now=tx.now, today=tx.today,
         ):
@@ -134,6 +141,16 @@ async def begin_coverage(timers: Batch[BeginCoverage], tx: Transaction) -> None:
     covers = await store.coverages_by_id(tx, [timer.enrollment_id for timer in timers])
     for timer in timers:
         _cover(tx, coverage.begin(covers[timer.enrollment_id], today=tx.today))
+
+
+def _identify(tx: Transaction, command: RegisterAccount, identification: people.Identification) -> None:
+    """Save and publish that a channel knows a person."""
+    store.add_identification(tx, identification)
+    fact = PersonIdentified(
+        region_code=command.region_code, person_id=PersonId(identification.person_id),
+        channel_code=identification.channel_code,
+    )
+    tx.publish(fact, sequence=identification.sequence)
 
 
 def _decide(tx: Transaction, command: ReviewDecision, enrollment: Enrollment, fact: Struct) -> None:

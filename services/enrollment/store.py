@@ -13,6 +13,7 @@ from services.enrollment.rules.applications import Enrollment
 from services.enrollment.rules.coverage import Coverage
 
 PEOPLE = Rows(tables.Person, people.Person)
+IDENTIFICATIONS = Rows(tables.Identification, people.Identification)
 ENROLLMENTS = Rows(tables.Enrollment, applications.Enrollment)
 COVERAGES = Rows(tables.Coverage, coverage.Coverage)
 
@@ -24,13 +25,18 @@ _DECIDED = ENROLLMENTS.change("status", "categories", "decided_by", "decided_at"
 _COVERED = COVERAGES.change("status", "approved_at", "paid_at", "late", "starts_on", "ends_on", "sequence")
 # As the index says it, or the planner does not see that the index holds all of it.
 _LIVE = ENROLLMENTS.select + " where person_id = any($1::uuid[]) and status <> 'REJECTED'"
-_KNOWN = "select person_id::text from person where person_id = any($1::uuid[])"
 
 
 async def holders_of(tx: Transaction, indexes: list[bytes]) -> dict[bytes, people.Holder]:
-    """Who has these identities already, with the name as registered."""
-    known = await PEOPLE.fetch(tx, identity_index=indexes)
-    return {person.identity_index: people.Holder(person.person_id, _name_of(tx, person)) for person in known}
+    """Who has these identities already, with the name as registered, and the channels that know so."""
+    found = await PEOPLE.fetch(tx, identity_index=indexes)
+    channels = await channels_of(tx, [person.person_id for person in found]) if found else {}
+    return {
+        person.identity_index: people.Holder(
+            person.person_id, _name_of(tx, person), tuple(channels.get(person.person_id, ()))
+        )
+        for person in found
+    }
 
 
 def add_person(
@@ -45,9 +51,17 @@ def add_person(
     ))
 
 
-async def known_people(tx: Transaction, person_ids: Iterable[str]) -> set[str]:
-    """Those of these ids that are registered."""
-    return {row[0] for row in await tx.fetch(_KNOWN, list(person_ids))}
+async def channels_of(tx: Transaction, person_ids: Iterable[str]) -> dict[str, list[str]]:
+    """Which channels have identified these persons, by person_id."""
+    channels: dict[str, list[str]] = {}
+    for known in await IDENTIFICATIONS.fetch(tx, person_id=list(person_ids)):
+        channels.setdefault(known.person_id, []).append(known.channel_code)
+    return channels
+
+
+def add_identification(tx: Transaction, identification: people.Identification) -> None:
+    """A channel that knows a person from now on."""
+    tx.add(IDENTIFICATIONS, identification)
 
 
 async def live_of(tx: Transaction, commands: list[SubmitEnrollment]) -> dict[tuple[str, int], Enrollment]:

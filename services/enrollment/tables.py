@@ -7,6 +7,7 @@ from sqlalchemy import (
     CheckConstraint,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     SmallInteger,
     Text,
     UniqueConstraint,
@@ -48,6 +49,20 @@ class Person(Base, table=True):
     box: str = Field(sa_type=Text, sa_column_kwargs={"info": {"class": "C2"}})
     recorded_at: datetime
     sequence: int
+
+
+class Identification(Base, table=True):
+    """A channel that knows a person. sequence: of the fact that said so; it makes two at once meet here."""
+
+    __tablename__ = "identification"
+    __table_args__ = (
+        PrimaryKeyConstraint("person_id", "channel_code"),
+        UniqueConstraint("person_id", "sequence"),
+        {"info": {"append_only": True}},
+    )
+    person_id: str = Field(sa_type=Uuid)
+    channel_code: str = Field(sa_type=Text)
+    sequence: int = Field(sa_type=SmallInteger)
 
 
 class Enrollment(Base, table=True):

@@ -1,7 +1,7 @@
 """What does payment do when something happens? Load, decide, save, publish."""
 
 from contracts.billing import BillIssued, BillSettled, BillWaived
-from contracts.enrollment import Identity, PersonRecorded
+from contracts.enrollment import Identity, PersonIdentified, PersonRecorded
 from contracts.message import OrderId, contract_of
 from contracts.payment import ReportPayment, StartPayment
 from contracts.reasons import Reason, refused
@@ -13,6 +13,7 @@ from services.chassis.transaction import Transaction
 from services.payment import store
 from services.payment.rules import (
     AskOrder,
+    Identification,
     OrderPlaced,
     OrderRefused,
     OrderState,
@@ -88,6 +89,14 @@ async def keep_people(facts: Batch[PersonRecorded], tx: Transaction) -> None:
         tx.upsert(store.LATEST, Person(fact.person_id, fact.for_payment, tx.arrival(fact).sequence))
 
 
+@on(PersonIdentified, refs=lambda fact: [person(fact.person_id)], lane="bulk")
+async def note_identifications(facts: Batch[PersonIdentified], tx: Transaction) -> None:
+    """A channel knows a person: it may pay for this one."""
+    for fact in facts:
+        sequence = tx.arrival(fact).sequence
+        tx.upsert(store.KNOWN, Identification(fact.person_id, fact.channel_code, sequence))
+
+
 # The road through a provider: order, callback, question
 
 
@@ -98,10 +107,12 @@ async def start_payments(commands: Batch[StartPayment], tx: Transaction) -> None
     known = await store.obligations(
         tx, [item.obligation_id for command in commands for item in command.items]
     )
+    payers = [command.person_id for command in commands]
+    identified = await store.identified(tx, [*payers, *(due.person_id for due in known.values())])
     for command in commands:
-        request = tx.arrival(command).partner
         match orders.start(
-            command, obligations=known, order_id=OrderId(uuid7()), partner=request, now=tx.now
+            command, obligations=known, identified=identified.get(partner := tx.arrival(command).partner, ()),
+            order_id=OrderId(uuid7()), partner=partner, now=tx.now,
         ):
             case orders.Starts(born, items) as started:
                 store.save_started(tx, started)

@@ -12,6 +12,8 @@ from services.payment.rules.orders import Ends, Starts
 OBLIGATIONS = Rows(tables.Obligation, rules.Obligation)
 REBILLED = OBLIGATIONS.change("version", "due_fen", "status")
 HELD = OBLIGATIONS.change("status", "order_id", "locked_until")
+IDENTIFICATIONS = Rows(tables.Identification, rules.Identification)
+KNOWN = IDENTIFICATIONS.upsert(newer="sequence")
 PEOPLE = Rows(tables.Person, rules.Person)
 LATEST = PEOPLE.upsert(newer="sequence")
 ORDERS = Rows(tables.Order, rules.Order)
@@ -31,6 +33,14 @@ async def obligations(tx: Transaction, ids: Iterable[str]) -> dict[str, Obligati
 async def people(tx: Transaction, ids: Iterable[str]) -> dict[str, Person]:
     """By person id, sealed."""
     return {person.person_id: person for person in await PEOPLE.fetch(tx, person_id=list(ids))}
+
+
+async def identified(tx: Transaction, person_ids: Iterable[str]) -> dict[str, set[str]]:
+    """Whom of these each channel has identified, by channel code."""
+    known: dict[str, set[str]] = {}
+    for each in await IDENTIFICATIONS.fetch(tx, person_id=list(person_ids)):
+        known.setdefault(each.channel_code, set()).add(each.person_id)
+    return known
 
 
 async def orders(tx: Transaction, ids: Iterable[str]) -> dict[str, Order]:

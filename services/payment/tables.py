@@ -74,6 +74,16 @@ class Person(Base, table=True):
     sequence: int
 
 
+class Identification(Base, table=True):
+    """A channel that may pay for a person, as enrollment said."""
+
+    __tablename__ = "identification"
+    __table_args__ = (PrimaryKeyConstraint("person_id", "channel_code"),)
+    person_id: str = Field(sa_type=Uuid)
+    channel_code: str = Field(sa_type=Text)
+    sequence: int = Field(sa_type=SmallInteger)
+
+
 class Order(Base, table=True):
     """One attempt to pay. channel_code: who takes the money; partner and request_id: who asked, for the
     deferred answer.

@@ -103,6 +103,7 @@ async def test_money_for_a_waived_bill_is_parked_because_payment_never_takes_any
 
 async def test_who_asks_sees_amount_lines_and_reasons(world: World) -> None:
     await world.given(store.BILLS, ISSUED)
+    await world.when(LI_NA.identified("alipay"))
 
     await world.when(LI_NA.asks_for_bill(), by="alipay")
 
@@ -115,7 +116,23 @@ async def test_who_asks_sees_amount_lines_and_reasons(world: World) -> None:
 
 
 async def test_who_asks_too_early_is_told_to_ask_again(world: World) -> None:
+    await world.when(LI_NA.identified("wechat"))
+
     await world.when(LI_NA.asks_for_bill(year=2026))
 
     [refusal] = map(refused, world.answers)
     assert (refusal.code, refusal.retryable) == ("BILL_NOT_FOUND", True)
+
+
+async def test_another_channels_person_is_nobody_until_the_channel_has_identified_him(world: World) -> None:
+    await world.given(store.BILLS, ISSUED)
+    await world.when(LI_NA.identified("wechat"), WANG_JUN.identified("alipay"))
+
+    await world.when(LI_NA.asks_for_bill(request_id="a"), by="alipay")
+    [refusal] = map(refused, world.answers)
+    assert (refusal.code, refusal.field, refusal.retryable) == ("PERSON_NOT_FOUND", "person_id", True)
+    assert "40000" not in str(refusal)
+
+    await world.when(LI_NA.identified("alipay"), LI_NA.identified("alipay"))
+    await world.when(LI_NA.asks_for_bill(request_id="a"), by="alipay")
+    assert [accepted(answer)["due_fen"] for answer in world.answers] == [40_000]

@@ -151,7 +151,7 @@ def test_a_settled_bill_names_the_order_and_the_channels_pay_time() -> None:
 @pytest.mark.parametrize(
     ("bill", "outcome"), [(ISSUED, Shown), (WAIVED, Shown), (SETTLED, Shown), (None, Refused)])
 def test_who_asks_sees_the_bill_and_why(bill: Bill | None, outcome: type) -> None:
-    result = show(bill)
+    result = show(bill, identified=True)
 
     assert type(result) is outcome
     if isinstance(result, Shown):
@@ -182,3 +182,10 @@ def test_every_event_in_every_state_leads_where_the_table_says(state: BillState,
 
 def test_the_table_is_complete() -> None:
     assert set(TRANSITIONS) == set(product(BillState, BillEvent))
+
+
+def test_another_channels_person_has_no_bill_and_is_nobody() -> None:
+    result = show(ISSUED, identified=False)
+
+    assert isinstance(result, Refused)
+    assert (result.code, result.expected) == ("PERSON_NOT_FOUND", "")

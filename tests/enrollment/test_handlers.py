@@ -18,13 +18,14 @@ from contracts.enrollment import (
     EnrollmentReturned,
     EnrollmentSubmitted,
     Identity,
+    PersonIdentified,
     PersonRecorded,
     RegisterAccount,
 )
 from services.enrollment import store
 from services.enrollment.rules.applications import Enrollment
 from services.enrollment.rules.coverage import Coverage
-from services.enrollment.rules.people import Person
+from services.enrollment.rules.people import Identification, Person
 from tests.ground import Database
 from tests.people import AGENCY, AYGUL, LI_NA, REGION, ZHAO_XIAOYU, Citizen, instant
 from tests.world import NOON, World, accepted, keyring, reason_of, refused, world_of
@@ -40,6 +41,12 @@ def account(world: World, who: Citizen) -> Person:
     return Person(
         person_id=who.person_id, identity_index=index, region_code=REGION,
         level="REAL_NAME", key_id=sealed.key_id, box=sealed.box, recorded_at=instant(NOON), sequence=1)
+
+
+async def registered(world: World, who: Citizen) -> None:
+    """Somebody who has an account, known to one channel."""
+    await world.given(store.PEOPLE, account(world, who))
+    await world.given(store.IDENTIFICATIONS, Identification(who.person_id, "wechat", 1))
 
 
 def application(who: Citizen, status: str = "SUBMITTED") -> Enrollment:
@@ -80,9 +87,10 @@ def registers(
 async def test_who_registers_gets_an_account_and_others_get_sealed_copies(world: World) -> None:
     await world.when(registers(world, AYGUL))
 
-    [result], [fact] = map(accepted, world.answers), world.published
+    [result], [fact, identified] = map(accepted, world.answers), world.published
     assert isinstance(fact, PersonRecorded)
     person_id = result["person_id"]
+    assert identified == PersonIdentified(region_code=REGION, person_id=person_id, channel_code="wechat")
     assert (fact.person_id, fact.region_code, fact.name_masked) == (person_id, REGION, "阿" + "*" * 7)
     assert keyring("payment").open(fact.for_payment, Identity, place=person_id) == Identity(
         name=AYGUL.name, id_number=AYGUL.id_number)
@@ -94,20 +102,48 @@ async def test_who_registers_gets_an_account_and_others_get_sealed_copies(world:
 
 
 async def test_one_identity_has_one_account_at_whichever_channel(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
 
     await world.when(registers(world, LI_NA, by="bank"), by="bank")
 
     [refusal] = map(refused, world.answers)
     assert (refusal.code, refusal.expected) == ("ACCOUNT_EXISTS", LI_NA.person_id)
+    assert world.published == [LI_NA.identified("bank")]
+    await world.when(registers(world, LI_NA, "again", by="bank"), by="bank")
     assert world.published == []
+
+
+async def test_another_channels_person_is_nobody_until_the_channel_has_identified_him(world: World) -> None:
+    await registered(world, LI_NA)
+
+    await world.when(LI_NA.submits(), by="alipay")
+    assert [reason_of(answer) for answer in world.answers] == ["PERSON_NOT_FOUND"]
+
+    await world.when(registers(world, LI_NA, by="alipay"), by="alipay")
+    await world.when(LI_NA.submits(), by="alipay")
+    assert [reason_of(answer) for answer in world.answers] == [""]
+
+
+async def test_two_channels_that_identify_a_person_at_the_same_time_are_both_said(
+    world: World, database: Database
+) -> None:
+    await registered(world, LI_NA)
+    async with world_of("enrollment", database) as other:
+        await gather(
+            world.when(registers(world, LI_NA, by="bank"), by="bank"),
+            other.when(registers(other, LI_NA, by="alipay"), by="alipay"),
+        )
+
+    known = await world.kept(store.IDENTIFICATIONS, person_id=LI_NA.person_id)
+    assert sorted(each.channel_code for each in known) == ["alipay", "bank", "wechat"]
+    assert sorted(each.sequence for each in known) == [1, 2, 3]
 
 
 async def test_two_registrations_of_one_identity_in_one_batch_are_one(world: World) -> None:
     await world.when(registers(world, LI_NA, "a"), registers(world, LI_NA, "b"))
 
     assert [reason_of(answer) for answer in world.answers] == ["", "ACCOUNT_EXISTS"]
-    assert len(world.published) == 1
+    assert [type(fact) for fact in world.published] == [PersonRecorded, PersonIdentified]
 
 
 async def test_two_registrations_of_one_identity_at_the_same_time_are_one(
@@ -123,7 +159,7 @@ async def test_two_registrations_of_one_identity_at_the_same_time_are_one(
 
 
 async def test_another_name_for_a_known_identity_is_refused(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
     impostor = Citizen(number=9, name="李妮", id_number=LI_NA.id_number, phone=LI_NA.phone)
 
     await world.when(registers(world, impostor))
@@ -145,7 +181,7 @@ async def test_the_same_registration_twice_is_one_account_and_one_answer_twice(w
 
 
 async def test_who_is_registered_applies(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
 
     await world.when(LI_NA.submits("student"))
 
@@ -166,7 +202,7 @@ async def test_who_is_not_registered_is_asked_to_try_again(world: World) -> None
 
 
 async def test_two_applications_of_one_person_in_one_batch_are_one(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
 
     await world.when(LI_NA.submits(request_id="a"), LI_NA.submits(request_id="b"))
 
@@ -175,7 +211,7 @@ async def test_two_applications_of_one_person_in_one_batch_are_one(world: World)
 
 
 async def test_outside_the_window_nobody_applies(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
     await world.at("2025-04-01T00:00+08:00")
 
     await world.when(LI_NA.submits())
@@ -184,7 +220,7 @@ async def test_outside_the_window_nobody_applies(world: World) -> None:
 
 
 async def test_a_returned_application_is_handed_in_again(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
     await world.given(store.ENROLLMENTS, application(LI_NA, "RETURNED"))
 
     await world.when(LI_NA.submits("student"))
@@ -197,7 +233,7 @@ async def test_a_returned_application_is_handed_in_again(world: World) -> None:
 
 
 async def test_who_was_rejected_applies_anew(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
     await world.given(store.ENROLLMENTS, application(LI_NA, "REJECTED"))
 
     await world.when(LI_NA.submits())
@@ -298,7 +334,7 @@ async def test_money_before_approval_gives_no_coverage_yet(world: World) -> None
 
 
 async def test_money_for_an_application_we_have_not_heard_of_waits_for_it(world: World) -> None:
-    await world.given(store.PEOPLE, account(world, LI_NA))
+    await registered(world, LI_NA)
     await world.when(LI_NA.bill_settled())
     assert await world.parked() == [("AWAITS", "AWAITS_GROUND")]
 

@@ -10,6 +10,8 @@ from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, Refused
 from services.enrollment.rules.people import (
     Holder,
+    Identification,
+    Recognised,
     Registered,
     check_digit,
     is_name,
@@ -22,7 +24,7 @@ from tests.people import LI_NA
 TODAY = date(2024, 12, 20)
 ELSEWHERE = Partner(code="wechat", kind="channel", name_zh="", may=(), regions=("330100",))
 WECHAT = PARTNERS["wechat"]
-HOLDER = Holder("p-1", "李娜")
+HOLDER = Holder("p-1", "李娜", ("wechat",))
 FIRST_17 = LI_NA.id_number[:17]
 
 
@@ -63,6 +65,7 @@ def test_one_account_for_a_real_identity(
     if isinstance(result, Registered):
         assert (outcome, result.registration) == ("", claim)
     else:
+        assert isinstance(result, Refused)
         assert result.code == outcome
         assert claim.id_number not in str(result)
         assert claim.name not in str(result)
@@ -73,6 +76,20 @@ def test_who_has_an_account_hears_which_one() -> None:
 
     assert isinstance(result, Refused)
     assert (result.code, result.expected) == (Reason.ACCOUNT_EXISTS.name, "p-1")
+
+
+def test_another_channel_that_names_number_and_name_knows_the_person_from_now_on() -> None:
+    bank = PARTNERS["bank"]
+
+    result = register(LI_NA.registration, region_code="990100", channel=bank, holder=HOLDER, today=TODAY)
+
+    assert isinstance(result, Recognised)
+    assert result.identification == Identification("p-1", "bank", 2)
+    assert (result.refusal.code, result.refusal.expected) == (Reason.ACCOUNT_EXISTS.name, "p-1")
+    again = HOLDER.known_to("bank")
+    assert isinstance(
+        register(LI_NA.registration, region_code="990100", channel=bank, holder=again, today=TODAY), Refused
+    )
 
 
 @pytest.mark.parametrize(

@@ -76,8 +76,14 @@ def cart(*citizens: Citizen, request_id: str = "cart-1", fen: int = 40_000) -> S
     )
 
 
+async def known(world: World, *citizens: Citizen) -> None:
+    """Both online channels have identified them."""
+    await world.when(*(each.identified(channel) for each in citizens for channel in ("wechat", "alipay")))
+
+
 async def ordered(world: World, *citizens: Citizen, request_id: str = "cart-1") -> dict[str, Any]:
-    """A started payment, as everything said about its order names it."""
+    """A started payment at a channel that knows them, as everything said about its order names it."""
+    await known(world, *citizens)
     await world.when(cart(*citizens, request_id=request_id), by="alipay")
     order_id = await world.db.fetchval("select order_id::text from orders where request_id = $1", request_id)
     return {

@@ -171,8 +171,9 @@ class Payment(RuleBasedStateMachine):
         ]  # fmt: skip
         command = StartPayment(request_id="r", person_id=LI_NA, provider="wechat", items=items)
         return orders.start(
-            command, obligations=known, order_id=OrderId(self.new_id()), partner="alipay", now=self.now
-        )
+            command, obligations=known, identified=OWNERS.values(), order_id=OrderId(self.new_id()),
+            partner="alipay", now=self.now,
+        )  # fmt: skip
 
     def keep_started(self, outcome: Starts | orders.Refuses) -> None:
         if isinstance(outcome, Starts):

@@ -18,6 +18,7 @@ from tests.payment.scene import (
     bill,
     callback,
     cart,
+    known,
     order_status,
     ordered,
     recorded,
@@ -26,7 +27,7 @@ from tests.payment.scene import (
     suspended,
 )
 from tests.people import LI_NA, WANG_JUN
-from tests.world import World, reason_of, world_of
+from tests.world import World, reason_of, refused, world_of
 
 
 @pytest.fixture
@@ -60,11 +61,35 @@ async def test_a_payer_hears_where_to_pay_once_the_provider_has_taken_the_order(
 
 
 async def test_a_bill_that_is_not_known_yet_is_refused_and_may_be_tried_again(world: World) -> None:
+    await known(world, LI_NA)
     await world.when(cart(LI_NA))
 
     (answer,) = world.answers
     assert reason_of(answer) == "BILL_NOT_FOUND"
     assert await world.calls() == []
+
+
+async def test_another_channels_bill_is_no_bill_to_a_channel_until_it_has_identified_the_person(
+    world: World,
+) -> None:
+    await world.when(bill(LI_NA), bill(WANG_JUN), LI_NA.identified("wechat"), WANG_JUN.identified("alipay"))
+
+    await world.when(cart(WANG_JUN, LI_NA, request_id="cart-2"), by="alipay")
+    assert [reason_of(answer) for answer in world.answers] == ["BILL_NOT_FOUND"]
+    assert await status_of(world, LI_NA) == ("DUE", False)
+
+    await world.when(LI_NA.identified("alipay"))
+    await world.when(cart(WANG_JUN, LI_NA, request_id="cart-3"), by="alipay")
+    assert world.answers == []  # the order is on its way to the provider
+
+
+async def test_a_payer_whom_the_channel_has_not_identified_pays_nothing(world: World) -> None:
+    await world.when(bill(LI_NA), LI_NA.identified("wechat"))
+
+    await world.when(cart(LI_NA), by="alipay")
+
+    (answer,) = world.answers
+    assert (reason_of(answer), refused(answer).field) == ("PERSON_NOT_FOUND", "person_id")
 
 
 async def test_a_callback_settles_each_bill_of_a_family_cart(world: World) -> None:

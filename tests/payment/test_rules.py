@@ -189,7 +189,27 @@ def test_a_cart_is_refused_with_its_first_reason(
     known: dict[str, Obligation] = {HIS: HIS_DUE}
     if due:
         known[HERS] = due
-    outcome = orders.start(command, obligations=known, order_id=THIS, partner="alipay", now=NOW)
+    outcome = orders.start(
+        command, obligations=known, identified={LI_NA, WANG_WEI}, order_id=THIS, partner="alipay", now=NOW
+    )
+    assert isinstance(outcome, orders.Refuses)
+    assert (outcome.refusal.code, outcome.refusal.field) == (reason.name, field)
+
+
+@pytest.mark.parametrize(
+    ("identified", "reason", "field"),
+    [
+        (set(), Reason.PERSON_NOT_FOUND, "person_id"),  # the payer is another channel's
+        ({LI_NA}, Reason.BILL_NOT_FOUND, "items[1].obligation_id"),  # so is one of the insured
+    ],
+)
+def test_another_channels_person_is_nobody_and_another_channels_bill_is_none(
+    identified: set[str], reason: Reason, field: str
+) -> None:
+    outcome = orders.start(
+        cart(HER_ITEM, HIS_ITEM), obligations={HERS: DUE_400, HIS: HIS_DUE}, identified=identified,
+        order_id=THIS, partner="alipay", now=NOW,
+    )  # fmt: skip
     assert isinstance(outcome, orders.Refuses)
     assert (outcome.refusal.code, outcome.refusal.field) == (reason.name, field)
 
@@ -198,6 +218,7 @@ def test_a_locked_bill_says_for_how_many_minutes() -> None:
     outcome = orders.start(
         cart(HER_ITEM),
         obligations={HERS: LOCKED},
+        identified={LI_NA},
         order_id=OTHER,
         partner="wechat",
         now=NOW + timedelta(seconds=90),
@@ -210,6 +231,7 @@ def test_a_family_cart_is_one_order_that_locks_each_obligation() -> None:
     outcome = orders.start(
         cart(HER_ITEM, HIS_ITEM),
         obligations={HERS: DUE_400, HIS: HIS_DUE},
+        identified={LI_NA, WANG_WEI},
         order_id=THIS,
         partner="alipay",
         now=NOW,

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from sandbox.postgres import remove
-from sandbox.show import fitted
+from sandbox.show import fitted, refusals
 from sandbox.stack import PLAIN, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -180,3 +180,11 @@ def said(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     """The lines of a push."""
     assert ended.stdout, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines()]
+
+
+def test_answers_that_say_try_again_stand_apart_from_those_that_say_no() -> None:
+    assert refusals({"BILL_NOT_FOUND": 480, "ID_CHECKSUM": 1, "ALREADY_ENROLLED": 2}) == [
+        ("refused ALREADY_ENROLLED", 2),
+        ("refused ID_CHECKSUM", 1),
+        ("told to try again BILL_NOT_FOUND", 480),
+    ]

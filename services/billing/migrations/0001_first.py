@@ -37,6 +37,12 @@ TABLES = (
         constraint ck_bill_settled_by_an_order check ((status = 'SETTLED') = (order_id is not null))
     )
     with (fillfactor = 50)""",
+    """create table billing.identification (
+        person_id uuid not null,
+        channel_code text not null,
+        sequence smallint not null,
+        constraint pk_identification primary key (person_id, channel_code)
+    )""",
 )
 
 

@@ -52,6 +52,13 @@ TABLES = (
     with (fillfactor = 50)""",
     """create unique index uq_enrollment_live on enrollment.enrollment (person_id, insurance_year)
             where status <> 'REJECTED'""",
+    """create table enrollment.identification (
+        person_id uuid not null,
+        channel_code text not null,
+        sequence smallint not null,
+        constraint pk_identification primary key (person_id, channel_code),
+        constraint uq_identification_person_id_sequence unique (person_id, sequence)
+    )""",
     """create table enrollment.person (
         person_id uuid not null,
         identity_index bytea not null,

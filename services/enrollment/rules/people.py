@@ -31,17 +31,37 @@ class Person(Struct, frozen=True, gc=False):
     sequence: int
 
 
+class Identification(Struct, frozen=True, gc=False):
+    """A channel knows a person; the fields are the columns of tables.Identification."""
+
+    person_id: str
+    channel_code: str
+    sequence: int
+
+
 class Holder(Struct, frozen=True, gc=False):
-    """Whose identity it is already."""
+    """Whose identity it is already, and which channels know so."""
 
     person_id: str
     name: str
+    channels: tuple[str, ...]
+
+    def known_to(self, channel_code: str) -> "Holder":
+        """The same, as the next of a batch finds him."""
+        return replace(self, channels=(*self.channels, channel_code))
 
 
 class Registered(Struct, frozen=True, gc=False):
     """A new person; registration as it is kept."""
 
     registration: Registration
+
+
+class Recognised(Struct, frozen=True, gc=False):
+    """Another channel names number and name as registered: no second account, but it knows the person now."""
+
+    identification: Identification
+    refusal: Refused
 
 
 def check_digit(first_17: str) -> str:
@@ -79,9 +99,10 @@ def is_name(name: str) -> bool:
 
 def register(
     registration: Registration, *, region_code: str, channel: Partner, holder: Holder | None, today: date
-) -> Registered | Refused:
+) -> Registered | Recognised | Refused:
     """May this person open an account? One for an identity; the channel vouches that the name is real.
 
+    A person exists to those channels only that have named number and name: they may apply, ask and pay.
     Source: S0:9, S3:13 (E1); GB 11643 for the number. What is refused is never repeated in the answer.
     """
     number = registration.id_number
@@ -101,6 +122,9 @@ def register(
         return refused(Reason.PHONE_INVALID, field="registration.phone", rule="11 digits, mobile")
     if holder is not None and holder.name != registration.name:
         return refused(Reason.NAME_MISMATCH, field="registration.name")
-    if holder is not None:
-        return refused(Reason.ACCOUNT_EXISTS, field="person_id", expected=holder.person_id)
-    return Registered(registration)
+    if holder is None:
+        return Registered(registration)
+    exists = refused(Reason.ACCOUNT_EXISTS, field="person_id", expected=holder.person_id)
+    if channel.code in holder.channels:
+        return exists
+    return Recognised(Identification(holder.person_id, channel.code, len(holder.channels) + 1), exists)

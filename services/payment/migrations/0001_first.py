@@ -27,6 +27,12 @@ TABLES = (
         constraint ck_funds_status check (status in ('RECEIVED')),
         constraint ck_funds_amount check (amount_fen > 0)
     )""",
+    """create table payment.identification (
+        person_id uuid not null,
+        channel_code text not null,
+        sequence smallint not null,
+        constraint pk_identification primary key (person_id, channel_code)
+    )""",
     """create table payment.ledger (
         entry_id uuid not null,
         leg smallint not null,

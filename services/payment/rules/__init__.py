@@ -135,6 +135,14 @@ class Person(Struct, frozen=True):
     sequence: int
 
 
+class Identification(Struct, frozen=True):
+    """A channel knows a person."""
+
+    person_id: PersonId
+    channel_code: str
+    sequence: int
+
+
 class Order(Struct, frozen=True, gc=False):
     """One attempt to pay. channel_code: who takes the money. partner, request_id: who asked for it."""
 

@@ -1,6 +1,6 @@
 """May this order be made, when do we ask about it, and when is it over?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from msgspec import Struct
@@ -156,12 +156,15 @@ def start(
     command: StartPayment,
     *,
     obligations: Mapping[str, Obligation],
+    identified: Collection[str],
     order_id: OrderId,
     partner: str,
     now: datetime,
 ) -> Starts | Refuses:
-    """May this cart be paid? Of the reasons against its items the first in the order of Reason is the
-    answer."""
+    """May this cart be paid? Of the reasons against its items the first in the order of Reason is the answer.
+
+    identified: whom of payer and insured the partner has identified; another channel's bill is no bill to it.
+    """
     wanted = {item.obligation_id for item in command.items}
     if len(wanted) < len(command.items):
         got = f"{len(wanted)} of {len(command.items)}"
@@ -176,10 +179,13 @@ def start(
                 got=command.provider,
             )
         )
+    if command.person_id not in identified:
+        return Refuses(refused(Reason.PERSON_NOT_FOUND, field="person_id", got=command.person_id))
+    dues = {key: due for key, due in obligations.items() if due.person_id in identified}
     against = [
         no
         for at, item in enumerate(command.items)
-        if (no := _against(at, item, obligations.get(item.obligation_id), now))
+        if (no := _against(at, item, dues.get(item.obligation_id), now))
     ]
     if against:
         return Refuses(min(against, key=lambda refusal: _RANK[refusal.code]))
