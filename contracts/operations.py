@@ -17,7 +17,8 @@ class _Order(Struct, frozen=True, kw_only=True):
 
 @command(to="any", key="service")
 class Redrive(_Order, frozen=True, kw_only=True):
-    """Run parked messages again, each with everything that waits behind it. Accepted: {"redriven", "left"}.
+    """Run parked messages again, each with everything that waits behind it. Accepted: {"redriven", "left",
+    "why"}; why: for the first rows that stayed, what keeps them there.
 
     seqs: rows of the service's parked table; empty: all that carry the reason. dry_run: only count.
     """

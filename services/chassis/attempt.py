@@ -79,7 +79,7 @@ class Attempt:
         """Locks → parked → inbox and requests → handlers, wave by wave → outbox → commit."""
         tx = self.tx
         async with committing(tx):
-            woken = await parking.read_rows(tx, self.seqs, self.reader) if self.seqs else []
+            woken = await parking.read_rows(tx, self.seqs, self.reader, whole=self.closed)
             everything = [*self.arrivals, *woken]
             await self.lock(tx, {ref for arrival in everything for ref in arrival.refs})
             everything = await self.remove_origins(tx, everything)

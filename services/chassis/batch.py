@@ -225,32 +225,34 @@ class Engine:
         self.halt.unwritten = False
         raise Halted(self.halt.last_error)
 
-    async def redrive(self, db: asyncpg.Connection, seqs: Sequence[int]) -> int:
-        """Run parked rows again, each with all that waits behind it, in order. Returns how many are gone."""
-        before = await db.fetchval("select count(*) from parked")
-        for seq in sorted(seqs):
-            await self._redrive_one(db, seq)
-        return int(before - await db.fetchval("select count(*) from parked"))
+    async def redrive(self, db: asyncpg.Connection, seqs: Sequence[int]) -> dict[int, str]:
+        """Run parked rows again, each with all that waits behind it, in order. Returns why, for each of them
+        that stayed.
+        """
+        whys = {seq: await self._redrive_one(db, seq) for seq in sorted(set(seqs))}
+        return {seq: why for seq, why in whys.items() if why}
 
-    async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> None:
+    async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> str:
+        """Why it stayed, with all that waits behind it; empty: it is gone."""
         before: list[int] = []
         while True:
-            tx = Transaction(self.service, db, self.keys)
-            rows = await parking.together(tx, seq)
+            rows = await parking.together(Transaction(self.service, db, self.keys), seq)
             if rows == before:
-                log.warning("redrive_blocked", seq=seq, rows=len(rows))
-                return  # what blocks it shares no row with it: that one must be redriven first
+                # what blocks it shares no row with it; none: it went with one before it
+                return "a row that it shares no ref with is before it: redrive that one first" if rows else ""
             before = rows
             try:
                 woken = await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
                 await self.wake(db, sorted(woken))
-                return
+                return ""
             except Grown:
                 continue
+            except parking.StaysUnread as unread:
+                return str(masked(str(unread)))
             except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
                 _raise_unless_fault(error, db)
                 log.warning("redrive_failed", seq=seq, rows=len(rows), error=_text(error))
-                return
+                return f"failed again: {_text(error)}"
 
     def _committed(self, run: Attempt) -> None:
         """What the process learns from a commit: messages to relay, answers that were waited for, work that

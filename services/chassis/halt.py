@@ -3,6 +3,7 @@
 from collections import deque
 
 import asyncpg
+from typing_extensions import override
 
 IN_A_ROW = 20
 SHARE, OF_LAST = 0.05, 1000
@@ -66,3 +67,12 @@ class Halt:
             self._in_a_row, self._failures = 0, 0
             self._recent.clear()
         self.declared, self.last_error = row is not None, row["last_error"] if row else ""
+
+
+class Unstoppable(Halt):
+    """The operators' lane goes on whatever fails in it: nobody else could resume it."""
+
+    @override
+    def failed(self, error: str) -> bool:
+        """Its messages are parked, and that is all."""
+        return False

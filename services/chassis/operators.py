@@ -20,6 +20,9 @@ from services.chassis.telemetry import log
 from services.chassis.timers import Timers
 from services.chassis.transaction import Transaction
 
+MOST_WHYS = 20      # of the rows that stayed, named in the answer
+_OF_REASON = "select seq from parked where reason = $1 and state in ('PARKED', 'QUARANTINED') order by seq"
+_THERE = "select seq from parked where seq = any($1::bigint[])"
 _KNOWN = "select exists (select from request where partner = $1 and request_id = $2)"
 
 
@@ -80,20 +83,21 @@ class Operators(Lane):
                 return refused(Reason.UNDER_REPAIR, field="to", rule="a halted service runs no timers")
             await self.timers.advance(db, order.to)
             return {"now": order.to.isoformat()}
-        seqs = order.seqs or [
-            row[0]
-            for row in await db.fetch(
-                "select seq from parked where reason = $1 and state in ('PARKED', 'QUARANTINED')"
-                " order by seq",
-                order.reason,
-            )
-        ]
+        return await self._redrive(db, order)
+
+    async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any]:
+        wanted = order.seqs or [row[0] for row in await db.fetch(_OF_REASON, order.reason)]
+        there = {row[0] for row in await db.fetch(_THERE, wanted)}
+        whys = dict.fromkeys(set(wanted) - there, "no such row")
         if not order.dry_run:
-            await self.timers.engine.redrive(db, seqs)
-        left = {
-            row[0] for row in await db.fetch("select seq from parked where seq = any($1::bigint[])", seqs)
+            whys |= await self.timers.engine.redrive(db, sorted(there))
+        left = {row[0] for row in await db.fetch(_THERE, wanted)}
+        told = dict(sorted(whys.items())[:MOST_WHYS])
+        return {
+            "redriven": sorted(there - left),
+            "left": len(left),
+            "why": {str(s): w for s, w in told.items()},
         }
-        return {"redriven": [seq for seq in seqs if seq not in left], "left": len(left)}
 
 
 class Orders:
@@ -122,7 +126,7 @@ class Orders:
     async def redrive(self, orders: Batch[Redrive], tx: Transaction) -> None:
         """Answer, and say which came through."""
         for order in orders:
-            if (result := self._take(tx, order, {"redriven": [], "left": 0})) is None:
+            if (result := self._take(tx, order, {"redriven": [], "left": 0, "why": {}})) is None:
                 continue
             for seq in result["redriven"]:
                 tx.publish(
@@ -131,7 +135,7 @@ class Orders:
                     ),
                     sequence=2,
                 )
-            tx.accept(order, redriven=len(result["redriven"]), left=result["left"])
+            tx.accept(order, redriven=len(result["redriven"]), left=result["left"], why=result["why"])
 
     async def resume(self, orders: Batch[Resume], tx: Transaction) -> None:
         """Answer, and say that the service runs again."""

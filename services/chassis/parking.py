@@ -142,10 +142,20 @@ select seq, state, type, topic, partition, "offset", key, headers, value, event_
 where seq = any($1::bigint[]) order by seq"""
 
 
-async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> list[Arrival]:
-    """Parked rows as arrivals again, in their order; those that still can't be read or believed stay."""
+class StaysUnread(Exception):
+    """Rows that must come back together, and one of them nobody can read or believe: all of them stay, or
+    what waits behind it would pass it.
+    """
+
+
+async def read_rows(
+    tx: "Transaction", seqs: Iterable[int], reader: Reader, *, whole: bool = False
+) -> list[Arrival]:
+    """Parked rows as arrivals again, in their order. Those that still can't be read or believed are left out;
+    whole: StaysUnread then.
+    """
     arrivals = []
-    for row in await tx.fetch(_READ, sorted(seqs)):
+    for row in await tx.fetch(_READ, sorted(seqs)) if seqs else ():
         seq, state, type, topic, partition, offset, key, headers, value, event_id, first_at, at_ms = row
         head = tuple(_decode_headers(headers or b"[]"))
         raw = Raw(topic, partition, offset, key, head, value, at_ms)
@@ -155,6 +165,9 @@ async def read_rows(tx: "Transaction", seqs: Iterable[int], reader: Reader) -> l
             fact_seen = again.event_id is not None and event_id is None
             again.seen = state == AWAITS or (state != QUARANTINED and fact_seen)
             arrivals.append(again)
+        elif whole:
+            reason = f"{again.reason.name} {again.detail}" if again else "nobody here handles it"
+            raise StaysUnread(f"row {seq}: {reason}")
     return arrivals
 
 

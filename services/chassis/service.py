@@ -28,7 +28,7 @@ from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.calls import Calls, Gateway
 from services.chassis.database import connect
 from services.chassis.door import Door
-from services.chassis.halt import Halt
+from services.chassis.halt import Halt, Unstoppable
 from services.chassis.keys import Keyring, load_keyring
 from services.chassis.lane import Lane
 from services.chassis.operators import Operators, Orders
@@ -99,10 +99,12 @@ class Running:
         self.memory, self.halt, orders = Memory(), Halt(), Orders(service.name)
         lanes = {lane: topics for lane in LANES if (topics := on.topics(lane))}
         readers = {lane: Reader(on, lane, keys, _parks_for(service.name, lane, lanes)) for lane in lanes}
-        door_reader = Reader(on, "money", keys, frozenset())
-        self.engine = Engine(service.name, keys, door_reader, self.memory, self.halt)
+        # what is parked comes back by the engine itself, whatever its lane was
+        self.engine = Engine(
+            service.name, keys, Reader(on, None, keys, frozenset()), self.memory, self.halt
+        )
         self.timers = Timers(self.engine)
-        self.door = Door(self.engine, on, door_reader)
+        self.door = Door(self.engine, on, Reader(on, "money", keys, frozenset()))
         self.lanes = [
             Lane(
                 lane,
@@ -121,7 +123,7 @@ class Running:
             keys,
             frozenset({"operators"} if TOPICS["operators"].owner == self.name else ()),
         )
-        order_engine = Engine(service.name, keys, order_reader, self.memory, Halt())
+        order_engine = Engine(service.name, keys, order_reader, self.memory, Unstoppable())
         if self.name in TOPICS["operators"].readers:
             self.lanes.append(
                 Operators(

@@ -38,18 +38,21 @@ _ANSWERS = frozenset({"answer.accepted.v1", "answer.rejected.v1"})
 class Reader:
     """Reads what arrives for one lane of one service. Nothing in it raises: a bad record is a value.
 
-    parks_for: the topics whose undecodable records this lane keeps (the owner's, in the first lane that
-    reads them).
+    lane: None: all of them, for what comes back from where it was parked. parks_for: the topics whose
+    undecodable records this lane keeps (the owner's, in the first lane that reads them).
     """
 
     def __init__(
-        self, subscriptions: Subscriptions, lane: str, keys: Keyring, parks_for: frozenset[str]
+        self, subscriptions: Subscriptions, lane: str | None, keys: Keyring, parks_for: frozenset[str]
     ) -> None:
         self.service, self.keys, self.parks_for = subscriptions.service, keys, parks_for
         self._mine = {
-            s.type.encode(): s for s in subscriptions.by_type.values() if s.lane == lane and s.contract
+            s.type.encode(): s
+            for s in subscriptions.by_type.values()
+            if lane in (None, s.lane) and s.contract
         }
         self._all = subscriptions.by_type
+        self._counts = lane is not None      # what comes back comes out of its order
         # the last number of each aggregate heard lately, oldest first
         self._sequences: dict[tuple[str, bytes], int] = {}
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
@@ -78,7 +81,10 @@ class Reader:
             if subscription is not None:
                 return self._mine_read(raw, subscription, signed)
             unpacked = _unpacked(raw)
-            return self._stranger(raw, kind) if unpacked is None else self._read(unpacked, raw.value)
+            if unpacked is None:
+                return self._stranger(raw, kind)
+            what = self._read(unpacked, raw.value)
+            return what._replace(raw=raw) if isinstance(what, Unreadable) else what
         except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
             type_text = (kind or b"").decode("utf-8", "replace")[:80]
             return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], type_text)
@@ -186,7 +192,8 @@ class Reader:
         arrival.time = (head.get("ce_time") or b"").decode()
         if not subscription.compacted:
             arrival.event_id = event_id
-            self._watch_sequence(raw.topic, head)
+            if self._counts:
+                self._watch_sequence(raw.topic, head)
         return arrival
 
     def _watch_sequence(self, topic: str, head: dict[str, bytes | None]) -> None:

@@ -73,7 +73,7 @@ async def test_what_concerns_a_parked_person_waits_behind_in_order_and_resumes_w
 
         made.poisoned = set()
         seqs = await made.rows("select seq from parked where state = 'PARKED'")
-        assert await made.engine.redrive(made.db, [seqs[0][0]]) == 2
+        assert await made.engine.redrive(made.db, [seqs[0][0]]) == {}
 
         assert await made.said() == [other.enrollment_id, first.enrollment_id, second.enrollment_id]
         assert await parked(made) == []
@@ -88,7 +88,8 @@ async def test_a_redrive_that_fails_again_leaves_everything_parked(database: Dat
         await made.run(made.arrived(first), made.arrived(second))
 
         seqs = await made.rows("select seq from parked where state = 'PARKED'")
-        assert await made.engine.redrive(made.db, [seqs[0][0]]) == 0
+        why = await made.engine.redrive(made.db, [seqs[0][0]])
+        assert why == {seqs[0][0]: "failed again: ZeroDivisionError: a bug"}
 
         assert await parked(made) == [("PARKED", "HANDLER_FAILED"), ("BEHIND", "BEHIND_PARKED")]
 

@@ -260,3 +260,34 @@ async def test_age_is_judged_by_the_instant_that_the_broker_took_it(database: Da
         (again,) = await parking.read_rows(tx, [await seq_of(made, "QUARANTINED")], made.reader)
 
         assert again.at_ms == raw.at_ms
+
+
+async def test_what_waits_behind_a_row_that_nobody_can_read_does_not_pass_it(database: Database) -> None:
+    async with toy(database) as made:
+        who = uuid7()
+        first, second = approved(person_id=who), approved(person_id=who)
+        made.poisoned = {first.enrollment_id}
+        await made.run(made.arrived(first), made.arrived(second))
+        made.poisoned = set()
+        await made.db.execute("update parked set value = 'cut' where state = 'PARKED'")
+        unread, behind = await seq_of(made, "PARKED"), await seq_of(made, "BEHIND")
+
+        whys = await made.engine.redrive(made.db, [unread, behind])
+
+        assert await kept(made) == ["PARKED", "BEHIND"]
+        assert await made.said() == []
+        assert [why.split(":")[0] for why in whys.values()] == [f"row {unread}"] * 2
+        assert "SCHEMA_INVALID" in whys[unread]
+
+
+async def test_an_event_in_structured_mode_is_kept_as_it_came(database: Database) -> None:
+    async with toy(database) as made:
+        fact = approved()
+        event = {"type": "enrollment.enrollment_approved.v1", "id": "no id", "data": fact}
+        head = (("content-type", b"application/cloudevents+json; charset=UTF-8"),)
+        raw = made.arrived(fact).raw._replace(headers=head, value=encode(event))
+
+        what = made.reader.read(raw)
+
+        assert isinstance(what, Unreadable)
+        assert what.raw == raw      # its signature covers these bytes, not those inside

@@ -1,0 +1,94 @@
+"""Is what operators order done, whatever state the service is in, and do they hear what came of it?"""
+
+from pathlib import Path
+
+from contracts.answers import Accepted
+from contracts.enrollment import EnrollmentSubmitted
+from contracts.operations import Redrive, Resume
+from sandbox.stack import Stack
+from services.chassis.halt import IN_A_ROW
+from services.chassis.ids import uuid7
+from services.chassis.subscriptions import Batch, Subscriptions
+from services.chassis.transaction import Transaction
+from tests.chassis.running import partner, producing, running, say, until
+from tests.chassis.test_parking import in_ms
+from tests.chassis.toys import Toy, approved, owes, submitted, toy
+from tests.ground import Database
+
+
+def counting(heard: list[str]) -> Subscriptions:
+    """A service whose only lane is bulk."""
+    on = Subscriptions("billing")
+
+    @on(EnrollmentSubmitted, refs=lambda fact: [owes(fact.enrollment_id)], lane="bulk")
+    async def count(facts: Batch[EnrollmentSubmitted], tx: Transaction) -> None:
+        heard.extend(fact.enrollment_id for fact in facts)
+
+    return on
+
+
+async def test_what_was_set_aside_unread_in_the_bulk_lane_is_redriven_too(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+    async with (
+        toy(database) as made,
+        producing(broker) as producer,
+        partner("operators", broker, tmp_path) as operators,
+        running(broker, tmp_path, counting(heard)),
+    ):
+        early = submitted()
+        await say(producer, early, event_id=in_ms(ahead=302_000))
+        await until(lambda: parked(made, [("QUARANTINED", "ID_FROM_FUTURE")]))
+
+        async def comes() -> bool:
+            order = Redrive(
+                request_id=uuid7(), service="billing", operator="lin", reason="ID_FROM_FUTURE", dry_run=False
+            )
+            answer = await operators.ask(order)
+            assert isinstance(answer, Accepted)
+            return heard == [early.enrollment_id]
+
+        await until(comes)
+        assert await made.rows("select count(*) from parked") == [(0,)]
+
+
+async def test_an_operator_hears_why_a_row_stays(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
+        fact = approved()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+        ((seq,),) = await made.rows("select seq from parked")
+        async with running(broker, tmp_path, made.on):
+            answer = await operators.ask(
+                Redrive(
+                    request_id="o-1", service="billing", operator="lin", seqs=[seq, seq + 1], dry_run=False
+                )
+            )
+        assert isinstance(answer, Accepted)
+        assert answer.result == {
+            "redriven": 0,
+            "left": 1,
+            "why": {str(seq): "failed again: ZeroDivisionError: a bug", str(seq + 1): "no such row"},
+        }
+
+
+async def test_however_many_orders_failed_a_resume_is_done(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        partner("operators", broker, tmp_path) as operators,
+        running(broker, tmp_path, made.on) as run,
+    ):
+        lane = next(lane for lane in run.lanes if lane.name == "operators")
+        for _ in range(IN_A_ROW + 1):
+            lane.engine.halt.failed("a bug in an order's handler")
+
+        answer = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
+
+        assert isinstance(answer, Accepted)
+
+
+async def parked(made: Toy, expected: list[tuple[str, str]]) -> bool:
+    return await made.rows("select state, reason from parked order by seq") == expected
