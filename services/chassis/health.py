@@ -12,20 +12,33 @@ from starlette.routing import Route
 from services.chassis import metrics
 
 BEAT_SECONDS = 10.0         # a loop that has not come round for so long is stuck
-SILENT_SECONDS = 60.0       # records wait, everything is up, and nothing was committed for so long
+SILENT_SECONDS = 60.0       # records wait, everything is up, and nothing has moved for so long
+
+
+class LaneVitals(Struct, frozen=True, kw_only=True):
+    """What waits in one lane. records: how many. seconds: how old the newest one done is, while any waits.
+
+    since: time.monotonic() of the last commit or put-back, or of the first fetch after nothing waited; None:
+    nothing waits. patience_seconds: how long may pass without one.
+    """
+
+    name: str
+    records: int
+    seconds: float
+    since: float | None
+    patience_seconds: float
 
 
 class Vitals(Struct, frozen=True, kw_only=True):
-    """What is known about the process now. now, beat_at, commit_at: time.monotonic() seconds.
+    """What is known about the process now. now, beat_at: time.monotonic() seconds.
 
-    commit_at: the last commit, or the start. lag_records: of all lanes. stopped: tasks that should run and
-    do not. halted: stopped on purpose until an operator resumes; a restart would change nothing.
+    stopped: tasks that should run and do not. halted: stopped on purpose until an operator resumes; a restart
+    would change nothing.
     """
 
     now: float
     beat_at: float
-    commit_at: float
-    lag_records: int
+    lanes: tuple[LaneVitals, ...]
     broker_up: bool
     database_up: bool
     halted: bool = False
@@ -45,9 +58,10 @@ def live(vitals: Vitals) -> Verdict:
     if vitals.now - vitals.beat_at > BEAT_SECONDS:
         why.append(f"the loop has not beaten for {vitals.now - vitals.beat_at:.0f} s")
     up = vitals.broker_up and vitals.database_up and not vitals.halted
-    if up and vitals.lag_records > 0 and vitals.now - vitals.commit_at > SILENT_SECONDS:
-        silent = f"nothing was committed for {vitals.now - vitals.commit_at:.0f} s"
-        why.append(f"{vitals.lag_records} records wait and {silent}")
+    for lane in vitals.lanes if up else ():
+        if lane.records > 0 and lane.since is not None and vitals.now - lane.since > lane.patience_seconds:
+            silent = f"nothing was committed for {vitals.now - lane.since:.0f} s"
+            why.append(f"{lane.records} records wait in {lane.name} and {silent}")
     return Verdict(not why, tuple(why))
 
 

@@ -19,17 +19,18 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 
-from services.chassis import metrics
+from services.chassis import health, metrics
 from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.attempt import Positions, save_progress
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
+from services.chassis.health import LaneVitals
+from services.chassis.lag import Lag, Runs
 from services.chassis.polling import patiently
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
 
-Runs = dict[TopicPartition, list[ConsumerRecord]]
 MAX_RECORDS, MIN_RECORDS = 1000, 20
 BULK_CPU_SECONDS = 0.005
 FENCED = 75
@@ -58,7 +59,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.dirty, self.compared = asyncio.Event(), asyncio.Event()
         self._refilled: set[TopicPartition] = set()        # sought back at the last comparison
         self.last_batch = 0.0
-        self.lag_records, self.lag_seconds = 0, 0.0
+        self.lag = Lag()
         self.sub: Any = None
         self._failures = 0
         self._money_awake = money_awake
@@ -159,6 +160,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             await self.flush()
             self.pending.clear()
             self.skipped.clear()
+            self.lag.forget()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and
@@ -205,12 +207,16 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
         pause, early = 0.0, not self.compared.is_set()
+        fetched = _by_partition(records)
+        self.lag.fetched(fetched)
         await self.compared.wait()
         async with self.lock:
-            runs = self._still_ours(records)
+            owned = self.sub.consumer.assignment()
+            runs = {partition: run for partition, run in fetched.items() if partition in owned}
             if early:       # fetched before we sought back: they come again in their place
                 runs = {partition: run for partition, run in runs.items() if partition not in self._refilled}
             if not runs or self.stopping:
+                self.lag.forget()
                 return
             started, cpu = time.monotonic(), time.thread_time()
             try:
@@ -221,10 +227,11 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 if is_ours_to_stop(error):
                     raise
                 self._seek_back(runs)
+                self.lag.put_back()
                 pause = self._failed(error)
             else:
                 self._done(runs, count)
-                self._measure(runs, count or 0, time.monotonic() - started)
+                metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
                 self._govern(count or 0, time.thread_time() - cpu)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
@@ -240,6 +247,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         else:
             self.pending |= done
             self.skipped = {partition: o for partition, o in self.skipped.items() if partition not in done}
+        self.lag.done(self.sub.consumer, runs)
         self.dirty.set()
 
     async def _work(self, runs: Runs) -> int | None:
@@ -269,13 +277,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
         """What a record is to this lane."""
         return self.reader.record(r)
-
-    def _still_ours(self, records: tuple[ConsumerRecord, ...]) -> Runs:
-        owned = self.sub.consumer.assignment()
-        runs: Runs = {}
-        for record in records:
-            runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-        return {partition: run for partition, run in runs.items() if partition in owned}
 
     def _seek_back(self, runs: Runs) -> None:
         owned = self.sub.consumer.assignment()
@@ -309,15 +310,15 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS
         )
 
-    def _measure(self, runs: Runs, count: int, seconds: float) -> None:
-        consumer = self.sub.consumer
-        self.lag_records = sum(
-            max(0, (consumer.highwater(partition) or 0) - self.pending.get(partition, 0))
-            for partition in consumer.assignment() if partition in self.pending
-        )
-        newest = max(run[-1].timestamp for run in runs.values())
-        self.lag_seconds = max(0.0, time.time() - newest / 1000) if self.lag_records else 0.0
-        metrics.batch(self.engine.service, self.name, count, seconds, self.lag_records, self.lag_seconds)
+    def waiting(self) -> LaneVitals:
+        """What waits here, for the health page and the metrics. An order of an operator may take its time."""
+        consumer = self.sub.consumer if self.sub is not None else None
+        return self.lag.vitals(self.name, consumer, max(health.SILENT_SECONDS, 2 * self.deadline_seconds))
+
+    def broker_up(self) -> bool:
+        """Whether any connection to the broker stands."""
+        client = getattr(self.sub.consumer, "_client", None) if self.sub is not None else None
+        return client is not None and any(conn.connected() for conn in client._conns.values())
 
     # Offsets
 
@@ -381,6 +382,13 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 -- without its database too a process can stop
                 log.warning("last_flush_failed", group=self.group, error=type(error).__name__)
         _say_goodbye(self.sub.consumer)
+
+
+def _by_partition(records: tuple[ConsumerRecord, ...]) -> Runs:
+    runs: Runs = {}
+    for record in records:
+        runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+    return runs
 
 
 def _say_goodbye(consumer: object) -> None:

@@ -22,6 +22,8 @@ Metric = Literal[
     "canbao_batch_messages",
     "canbao_lag_records",
     "canbao_lag_seconds",
+    "canbao_broker_up",
+    "canbao_months_ahead",
     "canbao_commit_failed",
     "canbao_fact_gap",
     "canbao_parked",
@@ -75,8 +77,20 @@ FORMS: dict[Metric, Form] = {
     "canbao_lag_seconds": Form(
         "gauge",
         ("service", "lane"),
-        "Age of the newest record done, while there is lag.",
+        "Age of the newest record done (of the first one fetched, when none is), while there is lag.",
         "money > 60 s: people wait for their payment; scale out or look for a lock.",
+    ),
+    "canbao_broker_up": Form(
+        "gauge",
+        ("service",),
+        "1 while a connection to Kafka stands.",
+        "0: the door still takes callbacks, and nothing is lost; mend Kafka or the network.",
+    ),
+    "canbao_months_ahead": Form(
+        "gauge",
+        ("service",),
+        "Months after this one that inbox and outbox have partitions for.",
+        "< 2: the daily job (python -m services.chassis.partitions) does not run; 0: soon all stops.",
     ),
     "canbao_commit_failed": Form(
         "counter",
@@ -178,12 +192,26 @@ def _child(*names: str) -> Any:
     return child
 
 
-def batch(service: str, lane: str, count: int, seconds: float, lag_records: int, lag_seconds: float) -> None:
+def batch(service: str, lane: str, count: int, seconds: float) -> None:
     """A batch is committed; seconds from poll to commit."""
     _child("canbao_batch_seconds", service, lane).observe(seconds)
     _child("canbao_batch_messages", service, lane).observe(count)
-    _child("canbao_lag_records", service, lane).set(lag_records)
-    _child("canbao_lag_seconds", service, lane).set(lag_seconds)
+
+
+def lag(service: str, lane: str, records: int, seconds: float) -> None:
+    """So many records wait; how old the newest one done is."""
+    _child("canbao_lag_records", service, lane).set(records)
+    _child("canbao_lag_seconds", service, lane).set(seconds)
+
+
+def broker(service: str, up: bool) -> None:
+    """Whether Kafka answers."""
+    _child("canbao_broker_up", service).set(up)
+
+
+def months_ahead(service: str, count: int) -> None:
+    """So many months to come can be written to."""
+    _child("canbao_months_ahead", service).set(count)
 
 
 def commit_failed(service: str, lane: str) -> None:

@@ -14,7 +14,8 @@ from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Republi
 from contracts.reasons import Reason, Refused, refused
 from services.chassis.arrival import Arrival, RequestKey
 from services.chassis.database import is_broken
-from services.chassis.lane import Lane, Runs
+from services.chassis.lag import Runs
+from services.chassis.lane import Lane
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers

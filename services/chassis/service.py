@@ -23,7 +23,7 @@ from msgspec import Struct
 from starlette.routing import Route
 
 from contracts.topics import TOPICS
-from services.chassis import health, lenient, metrics, telemetry
+from services.chassis import health, lenient, telemetry
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.calls import Calls, Gateway
 from services.chassis.database import connect
@@ -37,6 +37,7 @@ from services.chassis.settings import Kafka, Settings, load_settings
 from services.chassis.subscriptions import LANES, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers
+from services.chassis.watch import Watch
 from services.chassis.web import server
 from services.chassis.wire import Reader
 
@@ -44,10 +45,6 @@ _LEADERS = ("relay", "calls")      # they hold a lock on their session: a frozen
 _STEADY_SECONDS = 5.0
 Gateways = Callable[[Settings, Keyring], Mapping[type[Struct], Gateway]]
 Routes = Callable[[Door, Settings, Keyring], list[Route]]
-
-
-_LONGEST_WAIT = """
-select coalesce(extract(epoch from now() - min(first_at)), 0)::float from parked where state = 'AWAITS'"""
 
 
 class Service:
@@ -140,8 +137,8 @@ class Running:
         self.gateways = service._gateways(settings, keys) if service._gateways else {}
         self.calls = Calls(self.engine, on, self.gateways, self.door) if self.gateways else None
         routes = service._routes(self.door, settings, keys) if service._routes else []
-        self._beat = time.monotonic()
-        self._database_up = self._broker_up = False
+        self.watch = Watch(self.name, self.halt, self.lanes)
+        self._database_up = self._consuming = False
         host, _, port = settings.door.rpartition(":")
         self.server = server(
             [*routes, *self.door.routes(), *health.routes(self.vitals)], host, int(port)
@@ -160,7 +157,8 @@ class Running:
         """Open the door as soon as the database answers; then Kafka, however long it takes."""
         self._keep("door", self.door.run)
         self._keep("outcomes", self.door.outcomes.run)
-        self._keep("halt", self._watch)
+        self._keep("watch", self.watch.look)
+        self._tasks.append(asyncio.create_task(self.watch.beat(), name="beat"))
         self._serving = asyncio.create_task(self.server.serve())
         await asyncio.gather(*(self._open(lane) for lane in self.lanes))
         self._keep("timers", self.timers.run)
@@ -185,7 +183,7 @@ class Running:
         await _again_until(self._start_broker, "kafka")
         for lane in self.lanes:
             self._tasks.append(asyncio.create_task(lane.flush_often(), name=f"{lane.name} offsets"))
-        self._broker_up = True
+        self._consuming = True
         log.info("started", door=self.settings.door, lanes=[lane.name for lane in self.lanes])
 
     async def stop(self) -> None:
@@ -298,28 +296,14 @@ class Running:
 
         self._tasks.append(asyncio.create_task(keep(), name=what))
 
-    async def _watch(self, db: asyncpg.Connection) -> None:
-        """Each second: does the loop come round, is the service halted, does anything wait to be sent?"""
-        while True:
-            self._beat = time.monotonic()
-            await self.halt.read(db)
-            metrics.halted(self.name, self.halt.declared)
-            unsent, oldest = await db.fetchrow(
-                "select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent"
-            )
-            metrics.outbox(self.name, unsent, oldest)
-            metrics.awaits(self.name, await db.fetchval(_LONGEST_WAIT))
-            await asyncio.sleep(1.0)
-
     def vitals(self) -> health.Vitals:
         """How this process is, now."""
-        subscribers = [task for lane in self.lanes if self._broker_up for task in lane.sub.tasks]
+        subscribers = [task for lane in self.lanes if self._consuming for task in lane.sub.tasks]
         return health.Vitals(
             now=time.monotonic(),
-            beat_at=self._beat,
-            commit_at=self.engine.last_commit,
-            lag_records=sum(lane.lag_records for lane in self.lanes),
-            broker_up=self._broker_up,
+            beat_at=self.watch.beat_at,
+            lanes=tuple(lane.waiting() for lane in self.lanes),
+            broker_up=any(lane.broker_up() for lane in self.lanes),
             database_up=self._database_up,
             halted=self.halt.declared,
             stopped=tuple(task.get_name() for task in [*self._tasks, *subscribers] if task.done()),
