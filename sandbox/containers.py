@@ -74,7 +74,7 @@ def prepare(volumes: Path, *, kafka_port: int, postgres_port: int, begins: str) 
     """
     vault = volumes / "vault"
     make_keys(vault / "keys")
-    skew = _skew(vault, begins)
+    _skew(vault, begins)
     inside = _stack(vault, kafka="kafka:9092", postgres="postgres:5432")
     _stack(vault, kafka=f"{LOOPBACK}:{kafka_port}", postgres=f"{LOOPBACK}:{postgres_port}").remember(vault)
     admin = _kept(vault / "admin", secrets.token_urlsafe(24))
@@ -83,7 +83,7 @@ def prepare(volumes: Path, *, kafka_port: int, postgres_port: int, begins: str) 
     largest = max(int(topic.config["max.message.bytes"]) for topic in TOPICS.values())
     kafka = _KAFKA.format(port=kafka_port, sasl=SASL, jaas=_JAAS, admin=ADMIN, largest=largest)
     write_private(volumes / "kafka" / "server.properties", kafka.encode())
-    _prepare_outside(volumes, skew)
+    _prepare_outside(volumes, inside)
     for name in (*SERVICES, "console"):
         _prepare_service(volumes, name, inside)
     write_private(volumes / "months" / "settings.toml", msgspec.toml.encode(upkeep(inside)))
@@ -105,13 +105,13 @@ def provision(volumes: Path) -> None:
     asyncio.run(_set_clock(stack, _skew(vault, "")))
 
 
-def _prepare_outside(volumes: Path, skew: timedelta) -> None:
+def _prepare_outside(volumes: Path, stack: Stack) -> None:
     keys = volumes / "vault" / "keys"
     for name, file in (("wechat", "wechatpay-platform.json"), ("sms", "sms-platform.json")):
         write_private(volumes / name / "account.json", (keys / file).read_bytes())
     account = {"account": str(VOLUMES / "account.json"), "listen": "0.0.0.0:9300"}
     for name, settings in {
-        "wechat": {**account, "clock_offset_seconds": skew.total_seconds()},
+        "wechat": {**account, "database": stack.database_url("auditor")},
         "sms": account,
         "mail": {"listen": "0.0.0.0:2525", "http": "0.0.0.0:9300"},
     }.items():

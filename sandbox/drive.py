@@ -249,7 +249,6 @@ class Drive:
             "delay_seconds": LATE_SECONDS,
             "times": 2,
             "delta_fen": citizen.pays_fen - due_fen,
-            "paid_at": self.partners[citizen.channel].now().isoformat(),
         }
         answer = await self._purse.pay(wish)
         if "code" in answer:

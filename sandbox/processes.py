@@ -75,6 +75,7 @@ def make_processes(
         "wechat": {
             "account": str(folder / "keys" / "wechatpay-platform.json"),
             "listen": ports.door("wechat"),
+            "database": stack.database_url("auditor"),
         },
         "sms": {"account": str(folder / "keys" / "sms-platform.json"), "listen": ports.door("sms")},
         "mail": {"listen": ports.door("smtp"), "http": ports.door("mail")},

@@ -237,9 +237,7 @@ async def _started(
     skew = await begin(stack)
     business = (datetime.now(UTC) + skew).astimezone(BEIJING)
     diary.say(f"topics, roles and tables stand; the business clock says {business:%Y-%m-%d %H:%M}")
-    provider = {"clock_offset_seconds": skew.total_seconds(), **changes.get("wechat", {})}
-    processes = make_processes(folder, stack, {**changes, "wechat": provider})
-    sandbox = Sandbox(folder, stack, servers, processes, skew)
+    sandbox = Sandbox(folder, stack, servers, make_processes(folder, stack, changes), skew)
     sandbox.start()
     return sandbox
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
+import uvloop
 from aiohttp import web
 from msgspec import Struct
 
@@ -36,7 +37,7 @@ def main(name: str, form: type[Form], serve: Serve[Form]) -> None:
         settings = msgspec.toml.decode(path.read_bytes(), type=form)
     except (OSError, msgspec.MsgspecError) as error:
         raise SystemExit(f"{path}: {error}") from None
-    asyncio.run(_until_told(name, settings, serve))
+    uvloop.run(_until_told(name, settings, serve))
 
 
 async def _until_told(name: str, settings: Form, serve: Serve[Form]) -> None:

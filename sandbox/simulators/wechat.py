@@ -4,21 +4,20 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from sandbox.simulators.business_clock import BusinessClock
 from sandbox.simulators.faults import NONE, Faults, check_faults, read_faults
 from sandbox.simulators.process import book, json_answer, listening, main
 from sandbox.simulators.wechat_callbacks import Courier
 from sandbox.simulators.wechat_signing import Keys, Refused, read_keys
 
-BEIJING = timezone(timedelta(hours=8))
 BEHAVIOURS = ("ok", "lost", "late", "duplicate", "wrong_amount", "not_paid")
 FAULTS = frozenset({"place_timeout", "place_500", "place_429", "query_500"})
 _ORDER_NO = re.compile(r"[0-9A-Za-z_*-]{6,32}")
@@ -27,17 +26,16 @@ _NAMES_ORDER = re.compile(rb'"out_trade_no"\s*:\s*"([^"]*)"')
 
 class Settings(Struct, forbid_unknown_fields=True):
     """listen: host:port, port 0 = any. account: the file of accounts.make_wechat. notify_speed: callbacks
-    repeat that many times faster than the real 15 s, 15 s, 30 s, 3 min … clock_offset_seconds: business
-    clock minus system clock. callbacks: connections to the merchant at once. faults: of the merchant's own
-    requests, by order number.
+    repeat that many times faster than the real 15 s, 15 s, 30 s, 3 min … database: where the business clock
+    stands; empty: it is the system's. callbacks: connections to the merchant at once. faults: of the
+    merchant's own requests, by order number.
     """
 
     account: str
     listen: str = "127.0.0.1:0"
     notify_speed: float = 1.0
-    clock_offset_seconds: float = 0.0
+    database: str = ""
     callbacks: int = 32
-    signers: int = 2
     faults: Faults = Faults()
 
 
@@ -64,8 +62,6 @@ class Placing(Struct, frozen=True):
 class Paying(Struct, frozen=True, forbid_unknown_fields=True):
     """What a payer does. delay_seconds: of a late callback. times: of a duplicate one. delta_fen: of a wrong
     amount.
-
-    paid_at: business instant; without it the simulator's business clock.
     """
 
     out_trade_no: str
@@ -74,7 +70,6 @@ class Paying(Struct, frozen=True, forbid_unknown_fields=True):
     delay_seconds: float = 5.0
     times: int = 3
     delta_fen: int = -1
-    paid_at: datetime | None = None
 
 
 class Taken(Struct):
@@ -107,19 +102,12 @@ class Provider:
     """All of it, in memory: a restart forgets, as no real provider does; keep it alive through a test."""
 
     def __init__(self, settings: Settings, keys: Keys) -> None:
-        self.settings, self.keys, self.faults = settings, keys, settings.faults
+        self.keys, self.faults, self.clock = keys, settings.faults, BusinessClock(settings.database)
         self.orders: dict[str, Order] = {}
         self.book: list[Taken] = []
         self.tried: dict[str, int] = {}
-        self.signers = ThreadPoolExecutor(settings.signers, thread_name_prefix="sign")
-        self.courier = Courier(
-            keys, self.signers, speed=settings.notify_speed, connections=settings.callbacks
-        )
+        self.courier = Courier(keys, speed=settings.notify_speed, connections=settings.callbacks)
         self._number = time.time_ns() // 1_000_000
-
-    def now(self) -> datetime:
-        """The business instant here, +08:00."""
-        return datetime.fromtimestamp(time.time() + self.settings.clock_offset_seconds, BEIJING)
 
     # ---- the merchant's door
 
@@ -141,10 +129,9 @@ class Provider:
         if status == 401:
             return json_answer(answer, status=401)      # the real one does not sign for strangers either
         text = b"" if status == 204 else msgspec.json.encode(answer)
-        headers = await asyncio.get_running_loop().run_in_executor(self.signers, self.keys.sign_headers, text)
-        headers |= {"Content-Type": "application/json; charset=utf-8"} | (
-            {"Retry-After": "1"} if status == 429 else {}
-        )
+        headers = self.keys.sign_headers(text) | {"Content-Type": "application/json; charset=utf-8"}
+        if status == 429:
+            headers["Retry-After"] = "1"
         return web.Response(body=text, status=status, headers=headers)
 
     def _fault(self, request: web.Request, body: bytes) -> str:
@@ -233,7 +220,7 @@ class Provider:
 
     # ---- the payer's door (the city's), not part of the protocol
 
-    def pay(self, wish: Paying) -> dict[str, object]:
+    def pay(self, wish: Paying, paid_at: datetime) -> dict[str, object]:
         """A payer scans the code and does as `behaviour` says.
 
         Refused: no such order, paid, closed or expired.
@@ -243,7 +230,6 @@ class Provider:
             raise Refused(400, "PARAM_ERROR", f"behaviour is one of {', '.join(BEHAVIOURS)}")
         if order.state == "SUCCESS":
             raise Refused(409, "ORDERPAID", "该订单已支付")
-        paid_at = wish.paid_at.astimezone(BEIJING) if wish.paid_at else self.now()
         if order.state == "CLOSED" or (order.placing.time_expire and paid_at > order.placing.time_expire):
             raise Refused(409, "ORDER_CLOSED", "订单已关闭")
         if wish.behaviour == "not_paid":
@@ -278,14 +264,15 @@ class Provider:
             wishes = msgspec.json.decode(await request.read(), type=Paying | list[Paying])
         except msgspec.MsgspecError as error:
             return json_answer({"code": "PARAM_ERROR", "message": str(error)}, status=400)
+        paid_at = await self.clock.now()
         if isinstance(wishes, list):
-            return json_answer([self._paid_or_not(wish)[1] for wish in wishes])
-        status, answer = self._paid_or_not(wishes)
+            return json_answer([self._paid_or_not(wish, paid_at)[1] for wish in wishes])
+        status, answer = self._paid_or_not(wishes, paid_at)
         return json_answer(answer, status=status)
 
-    def _paid_or_not(self, wish: Paying) -> tuple[int, object]:
+    def _paid_or_not(self, wish: Paying, paid_at: datetime) -> tuple[int, object]:
         try:
-            return 200, self.pay(wish)
+            return 200, self.pay(wish, paid_at)
         except Refused as refused:
             return refused.status, {"code": refused.code, "message": refused.message}
 
@@ -306,16 +293,10 @@ class Provider:
         return json_answer({"orders": len(self.orders), "paid": len(self.book), **self.courier.counts()})
 
     async def change(self, request: web.Request) -> web.StreamResponse:
-        """POST /simulator/faults: a new fault menu.
-
-        POST /simulator/clock {"clock_offset_seconds"}: moves the business clock.
-        """
+        """POST /simulator/faults: a new fault menu."""
         try:
-            if request.path.endswith("faults"):
-                self.faults = read_faults(await request.read(), FAULTS)
-            else:
-                self.settings.clock_offset_seconds = float((await request.json())["clock_offset_seconds"])
-        except (ValueError, KeyError, TypeError) as error:
+            self.faults = read_faults(await request.read(), FAULTS)
+        except ValueError as error:
             return json_answer({"code": "PARAM_ERROR", "message": str(error)}, status=400)
         return json_answer({})
 
@@ -342,12 +323,14 @@ async def serve(settings: Settings) -> AsyncIterator[dict[str, str]]:
         web.get("/simulator/book", provider.show_book),
         web.get("/simulator/stats", provider.stats),
         web.post("/simulator/faults", provider.change),
-        web.post("/simulator/clock", provider.change),
     ])
     app.on_startup.append(provider.courier.start)
     app.on_cleanup.append(provider.courier.stop)
-    async with listening(app, settings.listen) as url:
-        yield {"url": url}
+    try:
+        async with listening(app, settings.listen) as url:
+            yield {"url": url}
+    finally:
+        provider.clock.close()
 
 
 if __name__ == "__main__":

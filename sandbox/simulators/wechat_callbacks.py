@@ -1,8 +1,6 @@
 """When does the provider call back? At once, then at the real schedule, until 200 or 204."""
 
 import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import aiohttp
@@ -31,9 +29,8 @@ class Courier:
     A repeat is the same notice, sealed and signed anew, as the real one does.
     """
 
-    def __init__(self, keys: Keys, signers: ThreadPoolExecutor, *, speed: float, connections: int) -> None:
-        self._keys, self._signers, self._speed = keys, signers, speed
-        self._connections = connections
+    def __init__(self, keys: Keys, *, speed: float, connections: int) -> None:
+        self._keys, self._speed, self._connections = keys, speed, connections
         self._under_way: set[asyncio.Task[None]] = set()
         self._counts = {"callbacks": 0, "answered": 0, "refused": 0, "unreachable": 0, "given_up": 0}
         self._urgent: asyncio.Semaphore
@@ -79,9 +76,7 @@ class Courier:
 
     async def _try(self, url: str, clear: bytes, told: Told) -> bool:
         async with self._urgent:
-            body, headers = await asyncio.get_running_loop().run_in_executor(
-                self._signers, self._letter(clear, told)
-            )
+            body, headers = self._letter(clear, told)
             told.callbacks += 1
             self._counts["callbacks"] += 1
             try:
@@ -95,18 +90,15 @@ class Courier:
         self._counts["answered" if taken else "refused"] += 1
         return taken
 
-    def _letter(self, clear: bytes, told: Told) -> Callable[[], tuple[bytes, dict[str, str]]]:
-        def write() -> tuple[bytes, dict[str, str]]:
-            body = msgspec.json.encode(
-                {
-                    "id": f"EV-{told.transaction_id}",
-                    "create_time": told.paid_at,
-                    "resource_type": "encrypt-resource",
-                    "event_type": "TRANSACTION.SUCCESS",
-                    "summary": "支付成功",
-                    "resource": self._keys.seal(clear),
-                }
-            )
-            return body, self._keys.sign_headers(body)
-
-        return write
+    def _letter(self, clear: bytes, told: Told) -> tuple[bytes, dict[str, str]]:
+        body = msgspec.json.encode(
+            {
+                "id": f"EV-{told.transaction_id}",
+                "create_time": told.paid_at,
+                "resource_type": "encrypt-resource",
+                "event_type": "TRANSACTION.SUCCESS",
+                "summary": "支付成功",
+                "resource": self._keys.seal(clear),
+            }
+        )
+        return body, self._keys.sign_headers(body)

@@ -44,7 +44,7 @@ class Account(Struct, frozen=True):
 
 
 class Keys:
-    """The provider's pen and seal. Signing costs 0.3 to 1 ms of CPU and may run in any thread."""
+    """The provider's pen and seal. Signing costs 0.3 to 1 ms of CPU; handing it to a thread costs more."""
 
     def __init__(self, account: Account) -> None:
         self.mchid, self.appid, self.serial = account.mchid, account.appid, account.serial

@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import tomllib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +135,6 @@ def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(fo
         plan = canbao(folder, "topics", "plan", "--json")
         assert canbao(folder, "down").returncode == 0
         again = canbao(folder, "up")
-        provider = tomllib.loads((folder / "settings" / "wechat.toml").read_text())
     finally:
         canbao(folder, "reset")
 
@@ -148,8 +145,6 @@ def test_somebody_who_starts_with_up_can_apply_and_pay_times_are_the_sandboxs(fo
     assert advanced["outcome"] == "ACCEPTED"
     assert json.loads(plan.stdout)["equal"], "the stack of CANBAO_DATA"
     assert "2025-02-01 00:0" in again.stderr, "it goes on where it was"
-    pays_at = datetime.now(UTC) + timedelta(seconds=provider["clock_offset_seconds"])
-    assert pays_at >= datetime.fromisoformat(advance["to"]), "the provider's clock is the one of payments"
 
 
 @pytest.mark.timeout(300)

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(240)
 
 CHINA = ZoneInfo("Asia/Shanghai")
 CHEN_MIN = Person(number=6, name="陈敏", id_number="990100198503172420", phone="19900000006")
+SUN_LI = Person(number=8, name="孙丽", id_number="990100199001015542", phone="19900000008")
 LIU_YANG = Person(number=7, name="刘洋", id_number="990100197807190033", phone="19900000007")
 
 
@@ -107,6 +108,19 @@ async def test_a_callback_that_got_lost_is_made_good_by_asking(town: Town) -> No
     assert settled.channel_code == "wechat"
     assert await town.callbacks(order_no) == 0
     await zhang.bill("SETTLED")
+
+
+async def test_who_pays_after_the_clock_was_moved_pays_at_the_new_time(town: Town) -> None:
+    sun = Citizen(town, SUN_LI)
+    await sun.is_approved()
+    order_no = await sun.orders(await sun.bill())
+
+    await town.time_passes(timedelta(minutes=10))
+    moved_at = town.now()
+    await town.pays(order_no)
+
+    settled = await town.hears(PaymentSettled, person_id=sun.person_id)
+    assert settled.paid_at >= moved_at.replace(microsecond=0)
 
 
 async def test_a_bank_that_is_faster_than_our_own_bill_is_answered_when_the_bill_arrives(town: Town) -> None:
