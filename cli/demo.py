@@ -99,6 +99,7 @@ def _ground(sandbox: "Sandbox") -> "Ground":
         keys=sandbox.folder / "keys",
         outside=Outside(doors=sandbox.doors, provider=f"http://{sandbox.doors['wechat']}"),
         sms=f"http://{sandbox.doors['sms']}",
+        mail=f"http://{sandbox.doors['mail']}",
         auditor=sandbox.stack.database_url("auditor"),
         now=lambda: datetime.now(UTC) + sandbox.skew,
     )

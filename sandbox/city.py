@@ -7,8 +7,8 @@ from msgspec import Struct
 
 from sandbox import expected, mischief
 from sandbox.blunders import BLUNDERS, Blunder
-from sandbox.expected import Outcome
-from sandbox.people import Resident, settle
+from sandbox.expected import Outcome, Reach
+from sandbox.people import GROWN_UP, Resident, settle
 
 CHANNELS = ("wechat", "alipay", "bank", "counter")
 CHANNEL_SHARES = (45, 25, 20, 10)  # per cent of citizens
@@ -23,6 +23,9 @@ PAID_TWICE = 0.005
 NEVER_PAY = 0.01
 RETURNED = 0.01
 REJECTED = 0.007
+SMS_REFUSED = 0.01  # phones whose owner has a mail address
+UNREACHABLE = 0.002  # phones whose owner has none
+SMS_UNANSWERED = 0.01  # phones
 IMPATIENT = 0.05  # ask for the bill once before they were told that there is one
 
 BY_HTTP = 0.05  # the others come over Kafka
@@ -54,13 +57,21 @@ class Conduct(Enum):
     NEVER = "never paid"
 
 
+class Line(Enum):
+    """What the SMS gateway does with a message for a phone; the value is the simulator's fault."""
+
+    TAKES = "ok"
+    REFUSED = "bad_number"
+    UNANSWERED = "answer_lost"
+
+
 class Citizen(Struct, frozen=True, kw_only=True):
     """One application and its fate. claims: what the applicant says; certified: what the agency finds.
 
     pays_fen: what is paid at the citizen's own channel (0: nothing). also_at: the second channel of who pays
     twice.
     says_twice: the steps whose command is sent again under the same request id. by_http: comes through the
-    doors.
+    doors. line: of the phone, which may be another's.
     """
 
     number: int
@@ -76,11 +87,22 @@ class Citizen(Struct, frozen=True, kw_only=True):
     says_twice: frozenset[Step]
     impatient: bool
     by_http: bool
+    line: Line
 
     @property
     def online(self) -> bool:
         """Pays at the payment provider."""
         return self.channel in ONLINE
+
+    @property
+    def reach(self) -> Reach:
+        """How this citizen can be told something."""
+        return Reach(
+            phone=self.who.phone,
+            email=self.who.email,
+            refuses=self.line is Line.REFUSED,
+            breaks=self.line is Line.UNANSWERED,
+        )
 
 
 class City(Struct, frozen=True, kw_only=True):
@@ -95,6 +117,15 @@ class City(Struct, frozen=True, kw_only=True):
     forgeries: tuple[mischief.Forgery, ...]
     blunders: tuple[Blunder, ...] = BLUNDERS
 
+    @property
+    def sms_faults(self) -> dict[str, str]:
+        """The SMS gateway's fault by phone, where it has one."""
+        return {
+            citizen.who.phone: citizen.line.value
+            for citizen in self.citizens
+            if citizen.line is not Line.TAKES
+        }
+
 
 def plan(count: int, seed: int) -> City:
     """The city of `count` citizens for a seed; the same arguments give the same city, to the byte."""
@@ -107,6 +138,7 @@ def plan(count: int, seed: int) -> City:
     channels[:1] = [CHANNELS[0]]  # the blunders are about the first citizen, whom one channel knows
     dues = [expected.due_fen(keys) for keys in certified]
     conducts = _conducts(decisions, dues, channels, random)
+    lines = _lines(residents, Random(f"{seed} lines"))
     citizens = tuple(
         Citizen(
             number=number,
@@ -124,6 +156,7 @@ def plan(count: int, seed: int) -> City:
             says_twice=frozenset(step for step in Step if random.random() < DUPLICATE_COMMANDS and number),
             impatient=random.random() < IMPATIENT,
             by_http=random.random() < BY_HTTP,
+            line=lines.get(residents[number].phone, Line.TAKES),
         )
         for number in range(count)
     )
@@ -134,6 +167,23 @@ def plan(count: int, seed: int) -> City:
         garbage=mischief.garbage(random),
         forgeries=mischief.forgeries(_victims(citizens), random),
     )
+
+
+def _lines(residents: list[Resident], random: Random) -> dict[str, Line]:
+    """Phones at which something goes wrong. A child's phone is the head's, so its messages share that fate.
+    """
+    owners = [resident for resident in residents if resident.age >= GROWN_UP]
+    with_mail = [owner.phone for owner in owners if owner.email]
+    without = [owner.phone for owner in owners if not owner.email]
+    lines: dict[str, Line] = {}
+    for phones, rate, line in (
+        (with_mail, SMS_REFUSED, Line.REFUSED),
+        (without, UNREACHABLE, Line.REFUSED),
+        (without, SMS_UNANSWERED, Line.UNANSWERED),
+    ):
+        free = [phone for phone in phones if phone not in lines]
+        lines |= dict.fromkeys(random.sample(free, min(len(free), share(len(residents), rate))), line)
+    return lines
 
 
 def _claims(resident: Resident, random: Random) -> tuple[str, ...]:

@@ -83,9 +83,21 @@ def outcome(*, decision: str, certified: Iterable[str], paid_fen: Iterable[int])
     )
 
 
+class Reach(Struct, frozen=True, kw_only=True):
+    """How a citizen can be told. email: empty for none. refuses: the SMS gateway takes nothing for this
+    phone. breaks: it takes each SMS for it and breaks the connection instead of saying so.
+    """
+
+    phone: str
+    email: str = ""
+    refuses: bool = False
+    breaks: bool = False
+
+
 class Picture(Struct, kw_only=True):
-    """All outcomes of a city as sets. told: (citizen, template) with how often; texted: (phone, template)
-    likewise.
+    """All outcomes of a city as sets. by_sms, by_mail, by_nobody: (citizen, template) with how often, by what
+    notify says; texted: (phone, template) and mailed: (address, template) by the books of gateway and mail
+    server. asked_after: SMS (citizen, template) that notify learned of by asking.
 
     refused: (label of the blunder, reason). parked and forged: places (topic/partition/offset) of records.
     unlike: request ids that were said twice and answered in different words.
@@ -99,18 +111,27 @@ class Picture(Struct, kw_only=True):
     settled: set[Money] = field(default_factory=set)
     suspense: Counter[Suspended] = field(default_factory=Counter)
     covered: set[int] = field(default_factory=set)
-    told: Counter[tuple[int, str]] = field(default_factory=Counter)
+    by_sms: Counter[tuple[int, str]] = field(default_factory=Counter)
+    by_mail: Counter[tuple[int, str]] = field(default_factory=Counter)
+    by_nobody: Counter[tuple[int, str]] = field(default_factory=Counter)
+    asked_after: Counter[tuple[int, str]] = field(default_factory=Counter)
     texted: Counter[tuple[str, str]] = field(default_factory=Counter)
+    mailed: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: set[tuple[str, str]] = field(default_factory=set)
     parked: Counter[str] = field(default_factory=Counter)
     forged: Counter[str] = field(default_factory=Counter)
     unlike: set[str] = field(default_factory=set)
 
+    @property
+    def told(self) -> int:
+        """How many notifications reached somebody, by whatever road."""
+        return self.by_sms.total() + self.by_mail.total()
 
-def picture(outcomes: Iterable[Outcome], phones: Iterable[str]) -> Picture:
-    """The sets that a city's outcomes mean; outcomes and phones by citizen number."""
+
+def picture(outcomes: Iterable[Outcome], reaches: Iterable[Reach]) -> Picture:
+    """The sets that a city's outcomes mean; outcomes and reaches by citizen number."""
     whole = Picture()
-    for number, (end, phone) in enumerate(zip(outcomes, phones, strict=True)):
+    for number, (end, reach) in enumerate(zip(outcomes, reaches, strict=True)):
         match end.decision:
             case "APPROVE":
                 whole.approved.add(number)
@@ -127,9 +148,24 @@ def picture(outcomes: Iterable[Outcome], phones: Iterable[str]) -> Picture:
         whole.suspense.update((number, fen, reason) for fen, reason in end.suspense)
         if end.covered:
             whole.covered.add(number)
-        whole.told.update((number, template) for template in end.told)
-        whole.texted.update((phone, template) for template in end.told)
+        _tell(whole, number, end.told, reach)
     return whole
+
+
+def _tell(whole: Picture, number: int, templates: Iterable[str], reach: Reach) -> None:
+    """By SMS; by mail when the SMS is refused for good; else by nobody. An SMS whose fate is unknown is asked
+    after, not sent again.
+    """
+    told = [(number, template) for template in templates]
+    if not reach.refuses:
+        whole.by_sms.update(told)
+        whole.texted.update((reach.phone, template) for _, template in told)
+        whole.asked_after.update(told if reach.breaks else ())
+    elif reach.email:
+        whole.by_mail.update(told)
+        whole.mailed.update((reach.email, template) for _, template in told)
+    else:
+        whole.by_nobody.update(told)
 
 
 class Difference(Struct, frozen=True, kw_only=True):

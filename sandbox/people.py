@@ -10,6 +10,7 @@ TODAY = date(2024, 12, 20)  # the demo's civil day
 FIRST_PHONE = (
     19_900_000_000  # a number block for tests only: nothing is ever dialled, the SMS gateway is a simulator
 )
+GROWN_UP = 14  # years; who is younger is reached through the household's head
 
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)  # GB 11643-1999
 _CHECK_DIGITS = "10X98765432"
@@ -87,7 +88,7 @@ def _reached_by(person: Resident, head_phone: str, number: int, random: Random) 
         id_number=person.id_number,
         born=person.born,
         email=mail,
-        phone=head_phone if person.age < 14 else person.phone,
+        phone=head_phone if person.age < GROWN_UP else person.phone,
     )
 
 

@@ -88,7 +88,7 @@ def make_processes(
                 name=name,
                 module=f"sandbox.simulators.{name}",
                 settings=file,
-                door=values["listen"],
+                door=values.get("http", values["listen"]),
                 takes_argument=True,
             )
         )

@@ -111,6 +111,9 @@ class Report(Struct, kw_only=True):
     settled: int
     covered: int
     notified: int
+    by_mail: int
+    by_nobody: int
+    asked_after: int
     refused: dict[str, int]
     parked: int
     forged: int
@@ -136,27 +139,7 @@ def final(
     out: Callable[[Any], None],
 ) -> None:
     """The table, the invariants, one citizen's timeline, where the console is, and what to try next."""
-    table = Table(
-        title=f"canbao demo: {report.citizens:,} citizens in {report.seconds:.1f} s", show_header=False
-    )
-    for name in (
-        "approved",
-        "billed",
-        "waived",
-        "paid",
-        "settled",
-        "covered",
-        "notified",
-        "suspense",
-        "parked",
-        "forged",
-    ):
-        table.add_row(name, f"{getattr(report, name):,}")
-    for label, count in refusals(report.refused):
-        table.add_row(label, f"{count:,}")
-    table.add_row("ledger sum", f"{report.ledger_sum_fen / 100:.2f} yuan")
-    table.add_row("first settled payment after", f"{report.first_settled_seconds:.1f} s")
-    out(table)
+    out(_table(report))
     out(
         "every outcome as planned ✓"
         if report.expected_equal
@@ -175,6 +158,30 @@ def final(
         out(Text(f"  {what}:", no_wrap=True))
         for line in fitted(command):
             out(Text(f"    {line}", no_wrap=True))
+
+
+def _table(report: Report) -> Table:
+    """What came out, in numbers."""
+    table = Table(
+        title=f"canbao demo: {report.citizens:,} citizens in {report.seconds:.1f} s", show_header=False
+    )
+    for name in ("approved", "billed", "waived", "paid", "settled", "covered", "notified"):
+        table.add_row(name, f"{getattr(report, name):,}")
+    table.add_row("…by which road", _roads(report))
+    for name in ("suspense", "parked", "forged"):
+        table.add_row(name, f"{getattr(report, name):,}")
+    for label, count in refusals(report.refused):
+        table.add_row(label, f"{count:,}")
+    table.add_row("ledger sum", f"{report.ledger_sum_fen / 100:.2f} yuan")
+    table.add_row("first settled payment after", f"{report.first_settled_seconds:.1f} s")
+    return table
+
+
+def _roads(report: Report) -> str:
+    return (
+        f"SMS {report.notified - report.by_mail:,} ({report.asked_after:,} asked after),"
+        f" mail {report.by_mail:,}, nobody {report.by_nobody:,}"
+    )
 
 
 def refusals(counts: dict[str, int]) -> list[tuple[str, int]]:

@@ -13,7 +13,7 @@ from msgspec import Struct
 from contracts.billing import BillIssued, BillWaived
 from contracts.enrollment import CoverageActivated, EnrollmentApproved, EnrollmentRejected, EnrollmentReturned
 from contracts.message import contract_of
-from contracts.notify import NotificationSent
+from contracts.notify import NotificationFailed, NotificationSent
 from contracts.operations import MessageParked
 from contracts.payment import FundsUnmatched, PaymentSettled
 from sandbox.expected import Picture
@@ -35,7 +35,7 @@ class Watch:
         self.strangers: Counter[str] = Counter()
         self.first_settled_at: float | None = None  # time.monotonic()
         self.journeys: dict[int, str] = {}  # of the settled, by citizen
-        self.doubtful = 0  # texts that notify itself says may have gone out twice
+        self.templates: dict[str, str] = {}  # of what was told, by notification
         self.parked: Counter[tuple[str, str]] = Counter()  # (source, reason)
         self.last_at = time.monotonic()  # when the last record came
         self._consumer = consumer
@@ -57,6 +57,7 @@ class Watch:
             (FundsUnmatched, self._unmatched),
             (CoverageActivated, lambda fact: self.seen.covered.add(self._number(fact))),
             (NotificationSent, self._told),
+            (NotificationFailed, self._untold),
             (MessageParked, self._parked),
         )
 
@@ -140,8 +141,13 @@ class Watch:
         self.seen.suspense[self._number(fact), fact.amount_fen, fact.reason] += 1
 
     def _told(self, fact: NotificationSent) -> None:
-        self.seen.told[self._number(fact), fact.template] += 1
-        self.doubtful += fact.doubtful
+        what = self._number(fact), fact.template
+        (self.seen.by_mail if fact.road == "EMAIL" else self.seen.by_sms)[what] += 1
+        self.seen.asked_after[what] += fact.doubtful
+        self.templates[fact.notification_id] = fact.template
+
+    def _untold(self, fact: NotificationFailed) -> None:
+        self.seen.by_nobody[self._number(fact), fact.template] += 1
 
     def _parked(self, fact: MessageParked) -> None:
         self.parked[fact.source, fact.reason] += 1

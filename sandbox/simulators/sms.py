@@ -22,9 +22,12 @@ from msgspec import Struct
 from sandbox.simulators.faults import Faults, check_faults, read_faults
 from sandbox.simulators.process import book, json_answer, listening, main
 
-# timeout: sent, never answered. dropped: cut before anything. limited: 429. down: 503, nothing sent.
-# bad_number, day_limit: refused. undelivered: taken, but the receipt says FAILED.
-FAULTS = frozenset({"timeout", "dropped", "limited", "down", "bad_number", "day_limit", "undelivered"})
+# timeout: sent, never answered. answer_lost: sent, then the connection is cut. dropped: cut before anything.
+# limited: 429. down: 503, nothing sent. bad_number, day_limit: refused. undelivered: taken, but the receipt
+# says FAILED.
+FAULTS = frozenset(
+    {"timeout", "answer_lost", "dropped", "limited", "down", "bad_number", "day_limit", "undelivered"}
+)
 SCHEME = "ACS3-HMAC-SHA256"
 _AUTHORIZATION = re.compile(
     r"ACS3-HMAC-SHA256 Credential=([^,]+),SignedHeaders=([a-z0-9;-]+),Signature=([0-9a-f]{64})"
@@ -121,6 +124,8 @@ class Provider:
         if code := self._refusal(wish, fault):
             return json_answer({"code": code, "message": f"{wish.phone} {code}"})
         sent = self._go_out(wish, reached=fault != "undelivered")
+        if fault == "answer_lost":
+            return _cut(request)
         if fault == "timeout":
             await asyncio.sleep(60)
         return json_answer({"code": "OK", "message": "OK", "biz_id": sent.biz_id})
@@ -132,9 +137,7 @@ class Provider:
             wait = self.settings.retry_after_seconds
             self._not_before[wish.out_id] = time.time() + wait
             return json_answer({"code": "Throttling.User"}, status=429, headers={"Retry-After": str(wait)})
-        if request.transport is not None:
-            request.transport.abort()
-        return web.Response()
+        return _cut(request)
 
     def _refusal(self, wish: Wish, fault: str) -> str:
         if fault == "bad_number" or not re.fullmatch(r"1[3-9][0-9]{9}", wish.phone):
@@ -227,6 +230,13 @@ class Provider:
         except ValueError as error:
             return json_answer({"code": "PARAM_ERROR", "message": str(error)}, status=400)
         return json_answer({})
+
+
+def _cut(request: web.Request) -> web.Response:
+    """Nobody hears the answer."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 def _day(wish: Wish) -> tuple[str, str, str]:

@@ -109,6 +109,7 @@ def ground(vault: Path, services: dict[str, Service]) -> Ground:
         keys=vault / "keys",
         outside=Outside(doors=doors, provider=f"http://{doors['wechat']}"),
         sms=f"http://{doors['sms']}",
+        mail=f"http://{doors['mail']}",
         auditor=stack.database_url("auditor"),
         now=lambda: datetime.now(UTC) + skew,
     )

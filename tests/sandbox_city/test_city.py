@@ -7,8 +7,10 @@ from datetime import date
 import pytest
 
 from sandbox import expected, mischief
-from sandbox.city import CHANNEL_SHARES, CHANNELS, City, Conduct, Step, plan
+from sandbox.city import CHANNEL_SHARES, CHANNELS, City, Conduct, Line, Step, plan
+from sandbox.expected import Reach
 from sandbox.people import REGION, check_digit
+from sandbox.simulators.sms import FAULTS
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,25 @@ def test_trouble_comes_in_the_promised_amounts(city: City) -> None:
     assert set(mischief.KINDS) == {piece.kind for piece in city.garbage}
 
 
+def test_sms_fail_in_the_promised_amounts_and_some_of_those_concerned_have_no_mail(city: City) -> None:
+    faults = Counter(city.sms_faults.values())
+    refused = [citizen for citizen in city.citizens if citizen.line is Line.REFUSED]
+
+    assert faults == {"bad_number": 120, "answer_lost": 100}
+    assert all(fault in FAULTS for fault in faults)
+    assert sum(bool(citizen.who.email) for citizen in refused) >= 100
+    assert sum(not citizen.who.email for citizen in refused) >= 20
+    assert {citizen.line for citizen in plan(100, seed=7).citizens} == set(Line)
+
+
+def test_who_shares_a_phone_shares_its_fate(city: City) -> None:
+    lines: dict[str, set[Line]] = {}
+    for citizen in city.citizens:
+        lines.setdefault(citizen.who.phone, set()).add(citizen.line)
+
+    assert all(len(fates) == 1 for fates in lines.values())
+
+
 def test_only_those_who_owe_something_pay_and_a_wrong_amount_is_never_the_right_one(city: City) -> None:
     for citizen, outcome in zip(city.citizens, city.expected, strict=True):
         if citizen.pays_fen:
@@ -139,13 +160,36 @@ def test_what_a_citizen_may_expect(
     )
 
 
+@pytest.mark.parametrize(
+    ("reach", "by_sms", "by_mail", "by_nobody", "texted", "mailed", "asked_after"),
+    [
+        (Reach(phone="1"), 2, 0, 0, 2, 0, 0),
+        (Reach(phone="1", email="a@b"), 2, 0, 0, 2, 0, 0),
+        (Reach(phone="1", email="a@b", refuses=True), 0, 2, 0, 0, 2, 0),
+        (Reach(phone="1", refuses=True), 0, 0, 2, 0, 0, 0),
+        (Reach(phone="1", breaks=True), 2, 0, 0, 2, 0, 2),
+    ],
+)
+def test_by_which_road_a_citizen_is_told(
+    reach: Reach, by_sms: int, by_mail: int, by_nobody: int, texted: int, mailed: int, asked_after: int
+) -> None:
+    waived = expected.outcome(decision="APPROVE", certified=("orphan",), paid_fen=[])
+
+    told = expected.picture([waived], [reach])
+
+    assert (told.by_sms.total(), told.by_mail.total(), told.by_nobody.total()) == (by_sms, by_mail, by_nobody)
+    assert (told.texted.total(), told.mailed.total()) == (texted, mailed)
+    assert told.asked_after.total() == asked_after
+    assert told.told == by_sms + by_mail
+
+
 def test_a_difference_names_who_is_missing_and_who_is_too_many() -> None:
-    planned = expected.Picture(approved={1, 2}, told=Counter({(1, "bill_issued"): 1}))
-    seen = expected.Picture(approved={2, 3}, told=Counter({(1, "bill_issued"): 2}))
+    planned = expected.Picture(approved={1, 2}, by_sms=Counter({(1, "bill_issued"): 1}))
+    seen = expected.Picture(approved={2, 3}, by_sms=Counter({(1, "bill_issued"): 2}))
 
     assert expected.differences(planned, seen) == [
         expected.Difference(what="approved", missing=("1",), surplus=("3",)),
-        expected.Difference(what="told", missing=(), surplus=("(1, 'bill_issued')",)),
+        expected.Difference(what="by_sms", missing=(), surplus=("(1, 'bill_issued')",)),
     ]
     assert expected.differences(planned, planned) == []
 
