@@ -68,9 +68,11 @@ class World:
         await self.engine.run(self.db, [self.arrived(message, by) for message in messages])
         await self.listen()
 
-    async def tell(self, *messages: Struct) -> None:
-        """These come from inside, in one batch: outcomes of calls, a provider's verified word."""
-        raws = [Raw("door", None, None, None, (), encode(message), 0) for message in messages]
+    async def tell(self, *messages: Struct, journey: str = "") -> None:
+        """These come from inside, in one batch: outcomes of calls in a journey, a provider's verified word.
+        """
+        head = (("journey", journey.encode()),)
+        raws = [Raw("door", None, None, None, head, encode(message), 0) for message in messages]
         kinds = [self.on.by_type[type(message).__name__] for message in messages]
         await self.engine.run(self.db, [internal(kind, raw) for kind, raw in zip(kinds, raws, strict=True)])
         await self.listen()

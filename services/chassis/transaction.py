@@ -182,15 +182,15 @@ class Transaction:
         """Its ground is not there yet: keep it, and run it again when a batch touches the ref."""
         self.waiting[id(message)] = ref
 
-    def at(self, run_at: datetime, timer: Struct, *, journey: str = "") -> None:
+    def at(self, run_at: datetime, timer: Struct, *, journey: str) -> None:
         """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds
-        nothing to do. journey: whose trace goes on when it fires, months later if need be.
+        nothing to do. journey: whose trace goes on when it fires, months later if need be; "": nobody's.
         """
         self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer), journey))
 
-    def call(self, request: Struct, *, number: str, journey: str = "") -> None:
+    def call(self, request: Struct, *, number: str, journey: str) -> None:
         """Ask the outside, after this transaction. number: our business number, the same for every attempt.
-        journey: whose trace the call and its outcome belong to.
+        journey: whose trace the call and its outcome belong to; "": nobody's.
         """
         self.calls.append((uuid7(), number, type(request).__name__, encode(request), journey))
 

@@ -169,7 +169,8 @@ def _cover(tx: Transaction, outcome: coverage.Outcome) -> None:
             store.save_coverage(tx, cover)
             fact = CoverageWaiting(**_case(cover), **_term(cover), because=because)
             tx.publish(fact, sequence=cover.sequence)
-            tx.at(begins_at, BeginCoverage(enrollment_id=cover.enrollment_id, person_id=cover.person_id))
+            timer = BeginCoverage(enrollment_id=cover.enrollment_id, person_id=cover.person_id)
+            tx.at(begins_at, timer, journey=fact.journey)
         case coverage.Starts(cover):
             store.save_coverage(tx, cover)
             tx.publish(CoverageActivated(**_case(cover), **_term(cover)), sequence=cover.sequence)

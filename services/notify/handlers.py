@@ -40,7 +40,7 @@ async def tell(facts: Batch[Any], tx: Transaction) -> None:
         match rules.tell(fact, fact_id=fact_id, addressee=addressee, hotline=hotline, now=tx.now):
             case rules.Tells(born, request):
                 tx.add(store.NOTIFICATIONS, born)
-                tx.call(request, number=rules.number(request))
+                tx.call(request, number=rules.number(request), journey=born.journey)
             case rules.Awaited():
                 tx.wait(fact, person(fact.person_id))
             case rules.Nobody():
@@ -101,10 +101,10 @@ async def take_other_roads(outcomes: Batch[SendRefused], tx: Transaction) -> Non
         match rules.refused(outcome, it, people[outcome.person_id], now=tx.now):
             case rules.Resends(resent, request):
                 tx.change(store.MOVED, resent)
-                tx.call(request, number=rules.number(request))
+                tx.call(request, number=rules.number(request), journey=resent.journey)
             case rules.Defers(deferred, at, timer):
                 tx.change(store.MOVED, deferred)
-                tx.at(at, timer)
+                tx.at(at, timer, journey=deferred.journey)
             case rules.Ended(ended, said):
                 tx.change(store.MOVED, ended)
                 tx.publish(said, sequence=1)
@@ -121,6 +121,6 @@ async def send_again(timers: Batch[SendAgain], tx: Transaction) -> None:
         match rules.again(known[timer.notification_id], people[timer.person_id]):
             case rules.Resends(resent, request):
                 tx.change(store.MOVED, resent)
-                tx.call(request, number=rules.number(request))
+                tx.call(request, number=rules.number(request), journey=resent.journey)
             case rules.Unchanged():
                 pass

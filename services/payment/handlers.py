@@ -118,9 +118,10 @@ async def start_payments(commands: Batch[StartPayment], tx: Transaction) -> None
                 store.save_started(tx, started)
                 tx.defer(command)
                 placing = orders.placing(born, items)
-                tx.call(placing, number=placing.order_no)
+                journey = started.locked[0].journey     # a cart of several stands in the trace of its first
+                tx.call(placing, number=placing.order_no, journey=journey)
                 question = orders.first_question(born)
-                tx.at(question.at, question.timer)
+                tx.at(question.at, question.timer, journey=journey)
             case orders.Refuses(refusal):
                 tx.refuse(command, refusal)
 
@@ -170,7 +171,7 @@ async def query_orders(timers: Batch[QueryOrder], tx: Transaction) -> None:
     for timer in timers:
         match orders.query(timer, known[timer.order_id], items[timer.order_id]):
             case orders.Asks(question):
-                tx.call(question, number=_number(question))
+                tx.call(question, number=_number(question), journey=tx.arrival(timer).journey)
             case orders.Unchanged():
                 pass
 
@@ -190,7 +191,7 @@ async def hear_order_states(states: Batch[OrderState], tx: Transaction) -> None:
     for state in [state for state in states if state.order_id not in paid]:
         match orders.unpaid(state, known[state.order_id], [dues[each] for each in state.obligation_ids]):
             case orders.AsksLater(at, timer):
-                tx.at(at, timer)
+                tx.at(at, timer, journey=tx.arrival(state).journey)
             case orders.Ends() as ended:
                 store.save_ended(tx, ended)
             case orders.Unchanged():

@@ -62,8 +62,8 @@ async def test_a_timer_runs_at_its_instant_and_that_is_its_now(
         @made.on(Later, refs=lambda message: [])
         async def set_timers(messages: Batch[Later], tx: Transaction) -> None:
             for message in messages:
-                tx.at(NOON, Remind(enrollment_id=message.enrollment_id))
-                tx.at(later, Remind(enrollment_id=uuid7()))
+                tx.at(NOON, Remind(enrollment_id=message.enrollment_id), journey="")
+                tx.at(later, Remind(enrollment_id=uuid7()), journey="")
 
         async with running(broker, tmp_path, made.on) as run:
             await run.door.tell(Later(enrollment_id=uuid7()))

@@ -136,9 +136,10 @@ def subscriptions(toy: Toy) -> Subscriptions:  # noqa: C901 -- five handlers of 
             tx.publish(_waived(fact, tx), sequence=1)
             if TIMER in fact.categories:
                 later = tx.now + timedelta(seconds=stumbling.chance.random())
-                tx.at(later, Remind(enrollment_id=fact.enrollment_id))
+                tx.at(later, Remind(enrollment_id=fact.enrollment_id), journey=fact.journey)
             if CALL in fact.categories:
-                tx.call(Send(enrollment_id=fact.enrollment_id), number=fact.enrollment_id)
+                request = Send(enrollment_id=fact.enrollment_id)
+                tx.call(request, number=fact.enrollment_id, journey=fact.journey)
         await effects(tx, "approved", [(f.enrollment_id, f.person_id, f.insurance_year) for f in facts])
         await stumbling.maybe(facts)
 
