@@ -1,38 +1,67 @@
-"""What has happened around one id, in every service? Read from the services' own schemas, as the auditor.
+"""What has happened around one id, in every service? Read from their schemas and the console's, as the
+auditor.
 
-So it tells the truth also while the console is away, and after topics and traces have expired.
+How things stand is read from the services' own rows; what led there is history.py's to know.
 """
 
 import asyncio
 from collections.abc import Iterable
 from contextlib import AsyncExitStack
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 from msgspec import Struct, field
-from msgspec.json import decode
 
-from cli.whose import Scope, resolve
+from cli.history import listen
+from cli.whose import Request, Scope, resolve
+from contracts.message import contract_of
+from contracts.payment import FundsUnmatched, PaymentSettled
+from contracts.reasons import Reason
 from contracts.topics import SERVICES
 from sandbox.stack import Stack
 from services.chassis.ids import millis
+from services.chassis.partitions import uuid7_floor
 from services.chassis.refs import Refs
-from services.console.rules import BY_TYPE, details, title, yuan
+from services.console.rules import Step, details, said_by, title, yuan
 
-_PERSON_RECORDED = "enrollment.person_recorded.v1"
 _ACCOUNTS = {
     1002: "渠道待清算 1002 clearing",
     2202: "应缴基金 2202 premiums",
     2203: "待处理款项 2203 suspense",
 }
+_POSTED = {contract_of(PaymentSettled).type, contract_of(FundsUnmatched).type}
+_ONE_TRANSACTION = timedelta(seconds=30)  # an entry and the fact about it are named in one
+_ENROLLMENTS = """
+select enrollment_id::text from enrollment.enrollment
+where person_id = any($1::uuid[]) and status <> 'REJECTED'"""
 _OBLIGATIONS = """
-select obligation_id::text from payment.obligation where enrollment_id = any($1::uuid[])
-union select obligation_id::text from billing.bill where enrollment_id = any($1::uuid[])"""
+select distinct obligation_id::text from billing.bill
+where person_id = any($1::uuid[]) and enrollment_id = any($2::uuid[])"""
 _ORDERS = """
-select order_id::text from payment.order_item where obligation_id = any($1::uuid[])
+select order_id::text from payment.obligation where obligation_id = any($1::uuid[]) and order_id is not null
+union select order_id::text from payment.order_item
+where obligation_id = any($1::uuid[]) and status = 'SETTLED'
+union select order_id::text from payment.order_item
+where order_id = any($2::uuid[]) and obligation_id = any($1::uuid[])
 union select order_id::text from payment.funds
-where enrollment_id = any($2::uuid[]) and order_id is not null"""
+where enrollment_id = any($3::uuid[]) and order_id is not null"""
+_RECEIPTS = """
+with refs as (
+    select channel_code, channel_ref from payment.orders
+    where order_id = any($1::uuid[]) and channel_ref <> ''
+    union select channel_code, channel_ref from payment.funds where enrollment_id = any($2::uuid[])
+    union select * from unnest($3::text[], $4::text[]))
+select channel_code, channel_ref, amount_fen, reason, received_at
+from refs join payment.receipt using (channel_code, channel_ref)"""
+_LEDGER = """
+select entry_id::text, leg, account, amount_fen, posted_at
+from unnest($1::uuid[], $2::uuid[]) about(low, high)
+join payment.ledger on entry_id between low and high and order_id = any($3::uuid[])
+union select entry_id::text, leg, account, amount_fen, posted_at from payment.ledger
+where entry_id in (select funds_id from payment.funds where enrollment_id = any($4::uuid[]))"""
+_REGISTERED = """
+select p.person_id::text, p.region_code, p.recorded_at, coalesce(a.name_masked, '') as name_masked
+from enrollment.person p left join notify.addressee a using (person_id) where p.person_id = any($1::uuid[])"""
 
 # Whose rows, what they are called, by which ids they are found, and how: id, status, fen or a text.
 _STATES = (
@@ -80,9 +109,9 @@ _STATES = (
     (
         "notify",
         "通知 notification",
-        "journey",
+        "fact",  # a notification has the id of the fact it tells of
         "select notification_id, status, template || ' ' || road || ' ' || to_masked"
-        " from notify.notification where journey = any($1::text[]) order by born_at",
+        " from notify.notification where notification_id = any($1::uuid[]) order by born_at, notification_id",
     ),
 )
 
@@ -111,7 +140,7 @@ class State(Struct, frozen=True, kw_only=True):
 
 
 class Timeline(Struct, frozen=True, kw_only=True):
-    """All of it, in order of business time."""
+    """All of it, in order of business time. behind: topics of which something may be missing."""
 
     id: str
     kind: str
@@ -120,6 +149,16 @@ class Timeline(Struct, frozen=True, kw_only=True):
     journeys: list[str]
     states: list[State] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
+    behind: list[str] = field(default_factory=list)
+
+
+class _Ids(Struct, frozen=True):
+    """What belongs to a scope."""
+
+    enrollments: list[str]
+    obligations: list[str]
+    orders: list[str]
+    facts: list[str]
 
 
 async def find(stack: Stack, wanted: str) -> Timeline | None:
@@ -134,133 +173,144 @@ async def find(stack: Stack, wanted: str) -> Timeline | None:
             opened.push_async_callback(db.close)
             return db
 
-        connections = [await connect() for _ in SERVICES]
+        connections = await asyncio.gather(*(connect() for _ in SERVICES))
         scope = await resolve(connections, wanted)
-        if scope is None:
-            return None
-        if scope.whole:
-            rows = await connections[0].fetch(
-                "select enrollment_id::text from enrollment.enrollment where person_id = any($1::uuid[])",
-                list(scope.persons),
-            )
-            scope.enrollments |= {row[0] for row in rows}
-        return await _tell(connections, scope, wanted)
+        return None if scope is None else await _tell(connections, scope, wanted)
 
 
 async def _tell(connections: list[asyncpg.Connection], scope: Scope, wanted: str) -> Timeline:
-    parts = await asyncio.gather(
-        *(_facts(db, service, scope) for service, db in zip(SERVICES, connections, strict=True))
-    )
     db = connections[0]
-    obligations, orders, states = await _states(db, scope)
-    entries = [entry for part in parts for entry in part]
-    entries += await _money(db, obligations, orders, scope)
+    heard = await listen(connections, scope.persons, scope.journeys)
+    steps = [step for step in heard.steps if scope.whole or step.journey in ("", *scope.journeys)]
+    scope.add({step.enrollment_id for step in steps if step.enrollment_id})
+    if scope.whole:
+        scope.add({row[0] for row in await db.fetch(_ENROLLMENTS, sorted(scope.persons))})
+    ids = await _ids(db, scope, steps)
+    registered, names = await _registered(db, scope)
+    entries = [*registered, *map(_said, steps), *_asked(scope.requests, steps)]
+    entries += await _money(db, ids, steps)
     for service, other in zip(SERVICES, connections, strict=True):
-        entries += await _commands(other, service, scope)
-        entries += await _parked(other, service, _refs(service, scope, obligations, orders))
-    names = await db.fetch(
-        "select distinct name_masked from notify.addressee where person_id = any($1::uuid[])",
-        sorted(scope.persons),
-    )
+        entries += await _parked(other, service, _refs(service, scope, ids))
     return Timeline(
         id=wanted,
         kind=scope.kind,
         persons=sorted(scope.persons),
-        names_masked=sorted(row[0] for row in names),
-        journeys=scope.journeys,
-        states=states,
-        entries=sorted(entries, key=lambda e: (e.at, e.order)),
+        names_masked=names,
+        journeys=sorted(scope.journeys),
+        states=await _states(db, ids),
+        entries=sorted(entries, key=_in_order),
+        behind=heard.behind,
     )
 
 
-async def _facts(db: asyncpg.Connection, service: str, scope: Scope) -> list[Entry]:
-    """What the service has said. Seals are not looked at: only what the console would show."""
-    rows = await db.fetch(
-        "select type, ce_id::text, ce_time, topic, part, payload from"  # noqa: S608 - names of ours
-        f" {service}.outbox"
-        " where (journey = any($1::text[]) or key = any($2::text[]) and ($3 or journey = ''))"
-        " and type not like 'answer.%'",
-        scope.journeys,
-        sorted(scope.persons),
-        scope.whole,
-    )
-    entries = []
-    for type_name, ce_id, at, topic, part, payload in rows:
-        body = decode(payload)
-        if type_name == _PERSON_RECORDED:
-            zh, en, text = "已登记", "registered", f"{body['name_masked']}；统筹区 {body['region_code']}"
-        elif type_name in BY_TYPE:
-            zh, en = title(type_name)
-            text = details(type_name, body)
-        else:
-            zh, en, text = type_name, type_name, ""
-        entries.append(
-            Entry(
-                at=at,
-                order=millis(ce_id),
-                service=service,
-                kind="fact",
-                zh=zh,
-                en=en,
-                details=text,
-                id=f"{topic}/{part} {ce_id}",
-            )
-        )
-    return entries
+def _in_order(entry: Entry) -> tuple[datetime, bool, int]:
+    """A wish stands before what came of it, though its answer is the last thing said in their transaction."""
+    return entry.at, entry.kind != "command", entry.order
 
 
-async def _commands(db: asyncpg.Connection, service: str, scope: Scope) -> list[Entry]:
-    """What partners asked for about these persons, and what they were told."""
-    rows = await db.fetch(
-        "select r.partner, r.request_id, r.command, r.answer, r.at, c.skew"  # noqa: S608 - names of ours
-        f" from {service}.request r, {service}.clock c where r.key = any($1::text[])",
-        sorted(scope.persons),
-    )
-    entries = []
-    for partner, request_id, command, answer, at, skew in rows:
-        told: dict[str, Any] = decode(answer) if answer else {}
-        outcome = told.get("outcome", "PENDING")
-        if refusal := told.get("refusal"):
-            outcome += f" {refusal['zh']}（{refusal['code']}）"
-        entries.append(
-            Entry(
-                at=datetime.fromisoformat(told["answered_at"]) if told else at + skew,
-                order=int(at.timestamp() * 1000) - 1,
-                service=service,
-                kind="command",
-                zh="渠道请求",
-                en=command.split(".")[1].replace("_", " "),
-                details=f"{partner} → {outcome}",
-                id=request_id,
-            )
-        )
-    return entries
-
-
-async def _states(db: asyncpg.Connection, scope: Scope) -> tuple[list[str], list[str], list[State]]:
-    """Obligations and orders of the enrollments, and how every row stands."""
+async def _ids(db: asyncpg.Connection, scope: Scope, steps: list[Step]) -> _Ids:
     enrollments = sorted(scope.enrollments)
-    obligations = [row[0] for row in await db.fetch(_OBLIGATIONS, enrollments)]
-    orders = [row[0] for row in await db.fetch(_ORDERS, obligations, enrollments)]
-    ids = {"enrollment": enrollments, "obligation": obligations, "order": orders, "journey": scope.journeys}
+    bills = await db.fetch(_OBLIGATIONS, sorted(scope.persons), enrollments)
+    obligations = sorted(
+        {row[0] for row in bills} | {step.obligation_id for step in steps if step.obligation_id}
+    )
+    named = [step.order_id for step in steps if step.order_id]
+    orders = [row[0] for row in await db.fetch(_ORDERS, obligations, named, enrollments)]
+    return _Ids(enrollments, obligations, orders, [step.ce_id for step in steps])
+
+
+async def _registered(db: asyncpg.Connection, scope: Scope) -> tuple[list[Entry], list[str]]:
+    """With whom it began, and their masked names."""
+    rows = await db.fetch(_REGISTERED, sorted(scope.persons))
+    entries = [
+        Entry(
+            at=row["recorded_at"],
+            order=0,
+            service="enrollment",
+            kind="fact",
+            zh="已登记",
+            en="registered",
+            details="；".join(filter(None, (row["name_masked"], f"统筹区 {row['region_code']}"))),
+            id=row["person_id"],
+        )
+        for row in rows
+    ]
+    return entries, sorted({row["name_masked"] for row in rows if row["name_masked"]})
+
+
+def _said(step: Step) -> Entry:
+    """One fact, or one answer to a partner."""
+    at, order = step.at, millis(step.ce_id)
+    if command := step.about.get("command"):
+        outcome = "ACCEPTED"
+        if code := step.about.get("reason"):
+            outcome = f"REJECTED {Reason[code].zh if code in Reason.__members__ else ''}（{code}）"
+        return _request(step.about["partner"], command, outcome, at, order, step.about["request_id"])
+    zh, en = title(step.type)
+    return Entry(
+        at=at,
+        order=order,
+        service=said_by(step.topic, step.about),
+        kind="fact",
+        zh=zh,
+        en=en,
+        details=details(step.type, step.about),
+        id=f"{step.topic}/{step.part} {step.ce_id}",
+    )
+
+
+def _asked(requests: list[Request], steps: list[Step]) -> list[Entry]:
+    """What was asked for with the very id, where its answer is not among what was said: perhaps there is
+    none yet.
+    """
+    said = {(step.about.get("partner"), step.about.get("request_id")) for step in steps}
+    entries = []
+    for asked in requests:
+        if (asked.partner, asked.request_id) in said:
+            continue
+        outcome = asked.told.get("outcome", "PENDING")
+        if refusal := asked.told.get("refusal"):
+            outcome += f" {refusal['zh']}（{refusal['code']}）"
+        at = datetime.fromisoformat(asked.told["answered_at"]) if asked.told else asked.at
+        order = int(asked.at.timestamp() * 1000)
+        entries.append(_request(asked.partner, asked.command, outcome, at, order, asked.request_id))
+    return entries
+
+
+def _request(partner: str, command: str, outcome: str, at: datetime, order: int, id: str) -> Entry:
+    return Entry(
+        at=at,
+        order=order,
+        service=command.partition(".")[0],
+        kind="command",
+        zh="渠道请求",
+        en=command.split(".")[1].replace("_", " "),
+        details=f"{partner} → {outcome}",
+        id=id,
+    )
+
+
+async def _states(db: asyncpg.Connection, ids: _Ids) -> list[State]:
+    """How every row stands."""
+    by = {
+        "enrollment": ids.enrollments,
+        "obligation": ids.obligations,
+        "order": ids.orders,
+        "fact": ids.facts,
+    }
     states = []
-    for service, what, by, sql in _STATES:
-        for id, status, more in await db.fetch(sql, ids[by]):
+    for service, what, kind, sql in _STATES:
+        for id, status, more in await db.fetch(sql, by[kind]):
             text = yuan(more) if isinstance(more, int) else more
             states.append(State(service=service, what=what, id=str(id), status=status, details=text))
-    return obligations, orders, states
+    return states
 
 
-async def _money(
-    db: asyncpg.Connection, obligations: list[str], orders: list[str], scope: Scope
-) -> list[Entry]:
-    """Receipts and ledger lines."""
-    receipts = await db.fetch(
-        "select channel_code, channel_ref, amount_fen, reason, received_at from payment.receipt"
-        " where order_id = any($1::uuid[]) or obligation_id = any($2::uuid[])",
-        orders,
-        obligations,
-    )
+async def _money(db: asyncpg.Connection, ids: _Ids, steps: list[Step]) -> list[Entry]:
+    """Receipts and ledger lines. The ledger is found by time: its entries are named when their fact is."""
+    refs = [(step.about["channel_code"], step.channel_ref) for step in steps if step.channel_ref]
+    codes, numbers = [code for code, _ in refs], [ref for _, ref in refs]
+    receipts = await db.fetch(_RECEIPTS, ids.orders, ids.enrollments, codes, numbers)
     entries = [
         Entry(
             at=at,
@@ -274,13 +324,13 @@ async def _money(
         )
         for channel, ref, fen, reason, at in receipts
     ]
+    posted = [_instant_of(step.ce_id) for step in steps if step.type in _POSTED]
     lines = await db.fetch(
-        "select entry_id::text, leg, account, amount_fen, posted_at from payment.ledger"
-        " where order_id = any($1::uuid[])"
-        " or entry_id in (select funds_id from payment.funds where enrollment_id = any($2::uuid[]))"
-        " order by entry_id, leg",
-        orders,
-        sorted(scope.enrollments),
+        _LEDGER,
+        [uuid7_floor(at - _ONE_TRANSACTION) for at in posted],
+        [uuid7_floor(at + _ONE_TRANSACTION) for at in posted],
+        ids.orders,
+        ids.enrollments,
     )
     for entry_id, leg, account, fen, at in lines:
         side = "借 debit" if fen > 0 else "贷 credit"
@@ -297,6 +347,11 @@ async def _money(
             )
         )
     return entries
+
+
+def _instant_of(ce_id: str) -> datetime:
+    """When an id was drawn, by the system clock."""
+    return datetime.fromtimestamp(millis(ce_id) / 1000, UTC)
 
 
 async def _parked(db: asyncpg.Connection, service: str, refs: list[int]) -> list[Entry]:
@@ -322,8 +377,10 @@ async def _parked(db: asyncpg.Connection, service: str, refs: list[int]) -> list
     ]
 
 
-def _refs(service: str, scope: Scope, obligations: list[str], orders: list[str]) -> list[int]:
+def _refs(service: str, scope: Scope, ids: _Ids) -> list[int]:
     """The numbers under which a service would have parked something about these: by its names."""
     refs = Refs(service)
-    kinds: dict[str, Iterable[str]] = {"person": scope.persons, "obligation": obligations, "order": orders}
-    return [refs.by_uuid(kind)(id) for kind, ids in kinds.items() for id in ids]
+    kinds: dict[str, Iterable[str]] = {
+        "person": scope.persons, "obligation": ids.obligations, "order": ids.orders
+    }  # fmt: skip
+    return [refs.by_uuid(kind)(id) for kind, named in kinds.items() for id in named]

@@ -1,121 +1,120 @@
-"""Whose is this id, and of which enrollment? Any id that one of our services has given, or a partner's."""
+"""Whose is this id, and of which enrollment? Any id that one of our services has given, or a partner's.
+
+Every look goes by an index that stands there for the services themselves or for the console.
+"""
 
 import asyncio
-import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
+from typing import Any
 
 import asyncpg
 from msgspec import Struct
 from msgspec.json import decode
 
+from cli.history import UUID, lately
+from contracts.partners import PARTNERS
 from contracts.topics import SERVICES
-from services.chassis.ids import millis
 
-_UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}")
-_EVENT_MARGIN = timedelta(minutes=10)  # an event's id and its row's `at` are drawn by two clocks
-
-# Whose and of which enrollment is it? One query a kind, in the order they are tried.
+# Whose and of which enrollment and journey is it? One query a kind, in the order they are tried.
 _KINDS = {
-    "person": "select person_id, null::uuid from enrollment.person where person_id = $1::uuid",
-    "enrollment": "select person_id, enrollment_id from enrollment.enrollment where enrollment_id = $1::uuid",
-    "bill": "select person_id, enrollment_id from billing.bill where obligation_id = $1::uuid",
-    "order": "select i.person_id, o.enrollment_id from payment.order_item i"
+    "person": "select person_id, null::uuid, '' from enrollment.person where person_id = $1::uuid",
+    "enrollment": "select person_id, enrollment_id, '' from enrollment.enrollment"
+    " where enrollment_id = $1::uuid",
+    "bill": "select person_id, enrollment_id, '' from billing.bill where obligation_id = $1::uuid",
+    "order": "select i.person_id, o.enrollment_id, '' from payment.order_item i"
     " left join payment.obligation o using (obligation_id) where i.order_id = $1::uuid"
-    " union select person_id, null from payment.orders where order_id = $1::uuid",
-    "funds": "select person_id, enrollment_id from payment.funds where funds_id = $1::uuid",
+    " union select person_id, null, '' from payment.orders where order_id = $1::uuid",
+    "funds": "select person_id, enrollment_id, journey from payment.funds where funds_id = $1::uuid",
+    "event": "select person_id, enrollment_id, journey from console.step where ce_id = $1::uuid",
+    "notification": "select person_id, journey::uuid, '' from notify.notification"
+    " where notification_id = $1::uuid",
 }
-_NOTIFICATION = "select person_id, journey::uuid from notify.notification where notification_id = $1::uuid"
-_TRANSACTION = (
-    "select i.person_id, b.enrollment_id from payment.orders o join payment.order_item i using (order_id)"
-    " left join payment.obligation b on b.obligation_id = i.obligation_id where o.channel_ref = $1"
-    " union select person_id, enrollment_id from payment.funds where channel_ref = $1"
-    " union select b.person_id, b.enrollment_id from payment.receipt r"
-    " join payment.obligation b using (obligation_id) where r.channel_ref = $1"
-)
+_TRANSACTION = """
+with taken as (select order_id, obligation_id from payment.receipt
+               where channel_code = any($2::text[]) and channel_ref = $1)
+select i.person_id, o.enrollment_id, '' from taken join payment.order_item i using (order_id)
+left join payment.obligation o on o.obligation_id = i.obligation_id
+union select o.person_id, o.enrollment_id, '' from taken join payment.obligation o using (obligation_id)
+union select person_id, enrollment_id, journey from console.step
+where channel_ref = $1 and channel_ref <> ''"""
+_REQUEST = """
+select partner, request_id, command, answer, key, at + skew
+from {service}.request, {service}.clock where partner = any($1::text[]) and request_id = $2"""
 
 
-class Scope(Struct):
-    """What an id leads to. whole: all years of the persons, not these enrollments alone."""
+class Request(Struct, frozen=True, kw_only=True):
+    """What a partner asked for, as the service keeps it. told: the answer, empty until there is one. at:
+    business instant.
+    """
+
+    service: str
+    partner: str
+    request_id: str
+    command: str
+    told: dict[str, Any]
+    at: datetime
+
+
+class Scope(Struct, kw_only=True):
+    """What an id leads to. whole: all years of the persons, not these enrollments alone. journeys: of what
+    has no enrollment too. requests: those that were asked with this very id.
+    """
 
     kind: str
     persons: set[str]
-    enrollments: set[str]
+    enrollments: set[str] = set()
+    journeys: set[str] = set()
+    requests: list[Request] = []
     whole: bool = False
 
-    @property
-    def journeys(self) -> list[str]:
-        """The trace ids of the enrollments."""
-        return sorted(enrollment.replace("-", "") for enrollment in self.enrollments)
+    def add(self, enrollments: set[str]) -> None:
+        """These belong to it; an enrollment's journey is its id without dashes."""
+        self.enrollments |= enrollments
+        self.journeys |= {enrollment.replace("-", "") for enrollment in enrollments}
 
 
 async def resolve(connections: list[asyncpg.Connection], wanted: str) -> Scope | None:
     """What the id leads to; None: nobody knows it. connections: one for each of SERVICES, as the auditor."""
-    text = wanted.lower().partition("/")[0]
-    if not _UUID.fullmatch(text):
-        return await _scope(connections[0], "transaction", _TRANSACTION, wanted) or await _request(
-            connections, wanted
-        )
+    db, text = connections[0], wanted.lower().partition("/")[0]
+    if not UUID.fullmatch(text):
+        rows = await db.fetch(_TRANSACTION, wanted, list(PARTNERS))
+        return _scope("transaction", rows) or await _request(connections, wanted)
     for kind, sql in _KINDS.items():
-        found = await _scope(connections[0], kind, sql, text)
-        if found is not None:
-            return found
-    return (
-        await _event(connections, text)
-        or await _scope(connections[0], "notification", _NOTIFICATION, text)
-        or await _request(connections, wanted)
-    )
+        if rows := await db.fetch(sql, text):
+            return _scope(kind, rows)
+    if said := await lately(connections, text):
+        return _scope("event", [(said.person_id, said.enrollment_id, said.journey)])
+    return await _request(connections, wanted)
 
 
-async def _scope(db: asyncpg.Connection, kind: str, sql: str, value: str) -> Scope | None:
-    rows = await db.fetch(sql, value)
+def _scope(kind: str, rows: list[Any]) -> Scope | None:
+    """rows: person, enrollment, journey."""
     if not rows:
         return None
-    persons = {str(row[0]) for row in rows if row[0]}
-    enrollments = {str(row[1]) for row in rows if row[1]}
-    return Scope(kind, persons, enrollments, whole=not enrollments)
-
-
-async def _event(connections: list[asyncpg.Connection], text: str) -> Scope | None:
-    """Outboxes have no index on ce_id, but the id says when it was drawn, and that names the month."""
-    try:
-        drawn = datetime.fromtimestamp(millis(text) / 1000, UTC)
-    except ValueError:
-        return None
-    found = await asyncio.gather(
-        *(
-            db.fetch(
-                f"select key, journey from {service}.outbox where ce_id = $1::uuid and at between $2 and $3",  # noqa: S608 - names of ours
-                text,
-                drawn - _EVENT_MARGIN,
-                drawn + _EVENT_MARGIN,
-            )
-            for service, db in zip(SERVICES, connections, strict=True)
-        )
-    )
-    rows = [row for part in found for row in part]
-    if not rows:
-        return None
-    persons = {row[0] for row in rows if _UUID.fullmatch(row[0])}
-    enrollments = {_dashed(row[1]) for row in rows if row[1]}
-    return Scope("event", persons, enrollments, whole=not enrollments)
+    scope = Scope(kind=kind, persons={str(row[0]) for row in rows if row[0]})
+    scope.add({str(row[1]) for row in rows if row[1]})
+    scope.journeys |= {row[2] for row in rows if row[2]}
+    scope.whole = not scope.journeys
+    return scope
 
 
 async def _request(connections: list[asyncpg.Connection], wanted: str) -> Scope | None:
     """A partner's request id; the answer names whom it was about, where the key does not."""
     found = await asyncio.gather(
         *(
-            db.fetch(f"select key, answer from {service}.request where request_id = $1", wanted)  # noqa: S608 - names of ours
+            db.fetch(_REQUEST.format(service=service), list(PARTNERS), wanted)
             for service, db in zip(SERVICES, connections, strict=True)
         )
     )
-    persons: set[str] = set()
-    for key, answer in (row for part in found for row in part):
-        result = decode(answer).get("result", {}) if answer else {}
-        person = result.get("person_id", key)
-        if isinstance(person, str) and _UUID.fullmatch(person):
-            persons.add(person)
-    return Scope("request", persons, set(), whole=True) if persons else None
-
-
-def _dashed(journey: str) -> str:
-    return f"{journey[:8]}-{journey[8:12]}-{journey[12:16]}-{journey[16:20]}-{journey[20:]}"
+    scope = Scope(kind="request", persons=set(), whole=True)
+    for service, rows in zip(SERVICES, found, strict=True):
+        for partner, request_id, command, answer, key, at in rows:
+            told = decode(answer) if answer else {}
+            asked = Request(
+                service=service, partner=partner, request_id=request_id, command=command, told=told, at=at
+            )
+            scope.requests.append(asked)
+            person = told.get("result", {}).get("person_id", key)
+            if isinstance(person, str) and UUID.fullmatch(person):
+                scope.persons.add(person)
+    return scope if scope.requests else None

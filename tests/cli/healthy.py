@@ -7,17 +7,23 @@ from typing import Any
 import asyncpg
 from confluent_kafka import Producer
 from msgspec import Struct
-from msgspec.json import encode
+from msgspec.json import decode, encode
+from msgspec.structs import asdict
 
+from contracts.answers import ANSWER_TYPES, Accepted
 from contracts.billing import BillIssued
 from contracts.enrollment import EnrollmentApproved
-from contracts.message import EnrollmentId, ObligationId, OrderId, PersonId, contract_of
+from contracts.message import CONTRACTS, EnrollmentId, ObligationId, OrderId, PersonId, contract_of
+from contracts.partners import PARTNERS
 from contracts.payment import PaymentSettled
+from contracts.topics import SERVICES
 from sandbox.stack import Stack
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.outbox import Said, headers
+from services.console.rules import Place, answered, step
 
 NOON = datetime(2024, 12, 20, 4, 0, tzinfo=UTC)
+WECHAT = PARTNERS["wechat"]
 
 
 class Year:
@@ -267,6 +273,40 @@ class Year:
             self.offsets[type(fact).__name__] = self.send(
                 said.topic, said.payload, headers(said, f"/{service}")
             )
+
+    async def answer(self, service: str, request_id: str, command: str, key: str, **result: str) -> None:
+        """What WeChat was told, as the outbox says it; its request is remembered."""
+        told = Accepted(request_id=request_id, command=command, answered_at=NOON, result=result)
+        self.events[request_id] = uuid7()
+        await self.put(
+            f"{service}.outbox", batch_id=len(self.events), n=0, part=self.part, topic=WECHAT.replies,
+            type=ANSWER_TYPES[Accepted], seq=1, key=key, ce_id=self.events[request_id], subject=request_id,
+            ce_time=NOON, journey="", payload=encode(told),
+        )  # fmt: skip
+        await self.put(
+            f"{service}.request", partner=WECHAT.code, request_id=request_id, command=command, digest=b"",
+            answer=encode(told), key=key,
+        )  # fmt: skip
+
+    async def park(self, service: str, **row: Any) -> None:
+        """Something that the service could not handle."""
+        common = {"state": "PARKED", "reason": "HANDLER_FAILED", "digest": b"", "recorded_ms": 1}
+        await self.put(f"{service}.parked", **(common | row))
+
+    async def remember(self) -> None:
+        """The console has heard everything, and the outboxes have dropped it: two months later."""
+        for service in SERVICES:
+            rows = await self.db.fetch(f"delete from {service}.outbox returning *")
+            for row in rows:
+                place = Place(
+                    str(row["ce_id"]), str(row["ce_time"]), row["type"], row["topic"], row["part"], 0
+                )
+                if row["type"] in CONTRACTS:
+                    kept = step(decode(row["payload"], type=CONTRACTS[row["type"]].message), place)
+                else:
+                    kept = answered(decode(row["payload"], type=Accepted), place, key=row["key"])
+                await self.put("console.step", **{**asdict(kept), "about": encode(kept.about).decode()})
+                await self.put("console.inbox", ce_id=row["ce_id"])
 
     def send(self, topic: str, value: bytes, head: Sequence[tuple[str, bytes]]) -> int:
         """A record, past every ACL; its offset."""

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.history import NEWEST
 from cli.timeline import Timeline, find
 from sandbox.stack import Stack
 from services.chassis.ids import uuid7
@@ -34,7 +35,26 @@ async def told(year: Year, wanted: str) -> Timeline:
     return found
 
 
-async def test_every_id_leads_to_the_same_way(year: Year) -> None:
+def short(found: Timeline) -> list[tuple[str, str, str]]:
+    """What happened, without when and how much."""
+    return [(entry.service, entry.kind, entry.en) for entry in found.entries]
+
+
+YEAR = [
+    ("enrollment", "fact", "registered"),
+    ("payment", "receipt", "received"),
+    ("payment", "ledger", "ledger"),
+    ("payment", "ledger", "ledger"),
+    ("enrollment", "fact", "approved by the agency"),
+    ("billing", "fact", "bill issued"),
+    ("payment", "fact", "payment posted"),
+]
+
+
+@pytest.mark.parametrize("heard", ["just now", "two months ago"])
+async def test_every_id_leads_to_the_same_way(year: Year, heard: str) -> None:
+    if heard == "two months ago":
+        await year.remember()
     for wanted, kind in (
         (year.person, "person"),
         (year.enrollment, "enrollment"),
@@ -49,14 +69,7 @@ async def test_every_id_leads_to_the_same_way(year: Year) -> None:
     ):
         found = await told(year, wanted)
         assert (found.kind, found.persons, found.journeys) == (kind, [year.person], [year.journey])
-        assert [(e.service, e.kind) for e in found.entries] == [
-            ("payment", "receipt"),
-            ("payment", "ledger"),
-            ("payment", "ledger"),
-            ("enrollment", "fact"),
-            ("billing", "fact"),
-            ("payment", "fact"),
-        ]
+        assert short(found) == YEAR
         assert [(s.service, s.status) for s in found.states] == [
             ("enrollment", "APPROVED"),
             ("enrollment", "ACTIVE"),
@@ -65,6 +78,36 @@ async def test_every_id_leads_to_the_same_way(year: Year) -> None:
             ("payment", "SETTLED"),
             ("notify", "SENT"),
         ]
+        assert found.behind == []
+
+
+@pytest.mark.parametrize("heard", ["just now", "two months ago"])
+async def test_a_persons_way_begins_with_the_registration(year: Year, heard: str) -> None:
+    register, start = "enrollment.register_account.v1", "payment.start_payment.v1"
+    await year.answer("enrollment", "r-1", register, "r-1", person_id=year.person)
+    await year.answer("payment", "r-2", start, year.person, order_id=year.order)
+    await year.answer("enrollment", "r-3", register, "r-3", person_id=uuid7())
+    if heard == "two months ago":
+        await year.remember()
+    asked = [("enrollment", "command", "register account"), ("payment", "command", "start payment")]
+    for wanted in (year.person, "r-1", year.events["r-1"], year.order):
+        found = await told(year, wanted)
+        assert short(found) == [*asked, *YEAR], wanted
+        assert [e.details for e in found.entries if e.kind == "command"] == ["wechat → ACCEPTED"] * 2
+
+
+async def test_what_neither_console_nor_outbox_is_sure_to_know_is_said(year: Year) -> None:
+    await year.db.execute(
+        "insert into payment.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"
+        " journey, payload)"
+        " select n, 0, $1, 'payment.payments', 'payment.payment_settled.v1', 1, uuidv7()::text,"
+        " uuidv7(), '', now(), md5(n::text), '{}' from generate_series(1000, 999 + $2::int) n",
+        year.part,
+        NEWEST,
+    )
+    assert (await told(year, year.person)).behind == ["payment.payments"]
+    await year.db.execute("insert into console.inbox select ce_id from payment.outbox where batch_id = 1000")
+    assert (await told(year, year.person)).behind == []
 
 
 async def test_amounts_are_yuan_and_times_are_chinese(year: Year) -> None:
@@ -77,7 +120,7 @@ async def test_amounts_are_yuan_and_times_are_chinese(year: Year) -> None:
     assert any("支付时间 2024-12-20 12:00:00+08:00" in entry.details for entry in found.entries)
 
 
-async def test_commands_and_their_refusals_are_told(year: Year) -> None:
+async def test_commands_and_their_refusals_are_told_and_what_is_not_answered_yet(year: Year) -> None:
     answer = (
         b'{"outcome":"REJECTED","request_id":"r-9","command":"payment.start_payment.v1","answered_at":'
         b'"2024-12-20T04:00:00Z","refusal":{"code":"BILL_NOT_FOUND","zh":"\xe6\x9f\xa5\xe6\x97\xa0"}}'
@@ -85,17 +128,17 @@ async def test_commands_and_their_refusals_are_told(year: Year) -> None:
     request = {"partner": "wechat", "command": "payment.start_payment.v1", "digest": b"", "key": year.person}
     await year.put("payment.request", request_id="r-9", answer=answer, **request)
     await year.put("payment.request", request_id="r-10", **request)
-    found = await told(year, "r-9")
-    assert [e.details for e in found.entries if e.kind == "command"] == [
-        "wechat → REJECTED 查无（BILL_NOT_FOUND）",
-        "wechat → PENDING",
-    ]
+    for wanted, outcome in (("r-9", "REJECTED 查无（BILL_NOT_FOUND）"), ("r-10", "PENDING")):
+        found = await told(year, wanted)
+        assert [e.details for e in found.entries if e.kind == "command"] == [f"wechat → {outcome}"]
+        assert len(found.entries) == len(YEAR) + 1
 
 
 async def test_what_is_parked_for_somebody_is_told(year: Year) -> None:
-    await year.put(
-        "billing.parked", state="PARKED", reason="HANDLER_FAILED", type="payment.payment_settled.v1",
-        topic="payment.payments", partition=1, **{'"offset"': 7}, at=NOON)  # fmt: skip
+    await year.park(
+        "billing", type="payment.payment_settled.v1", topic="payment.payments", partition=1,
+        **{'"offset"': 7}, at=NOON,
+    )  # fmt: skip
     seq = await year.db.fetchval("select seq from billing.parked")
     await year.put(
         "billing.parked_ref", ref=Refs("billing").by_uuid("person")(year.person), seq=seq, state="PARKED"
@@ -116,6 +159,7 @@ async def test_another_persons_year_is_not_told(year: Year) -> None:
 
 
 async def test_it_is_quick(year: Year) -> None:
+    await year.remember()
     await year.db.execute(
         "insert into payment.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"
         " journey, payload)"

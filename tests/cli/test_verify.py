@@ -175,9 +175,7 @@ async def test_a_fact_that_was_passed_over_is_seen(year: Year) -> None:
     found = await broken(year)
     assert "payment has consumed billing.bills" in found["I14"]
     assert "for new" in found["I20"]
-    await year.put(
-        "payment.parked", state="PARKED", reason="HANDLER_FAILED", event_id=year.events["BillWaived"]
-    )
+    await year.park("payment", event_id=year.events["BillWaived"])
     assert await broken(year) == {}
 
 
@@ -197,8 +195,8 @@ async def test_garbage_that_was_consumed_and_not_parked_is_seen(year: Year) -> N
     offset = year.send("channels.wechat", b"\x00\xff", [])
     await year.progress("enrollment", "money", "channels.wechat", offset)
     assert "channels.wechat" in (await broken(year))["I14"]
-    await year.put(
-        "enrollment.parked",
+    await year.park(
+        "enrollment",
         state="QUARANTINED",
         reason="BODY_INVALID",
         topic="channels.wechat",
