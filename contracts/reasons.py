@@ -252,7 +252,6 @@ class Reason(Enum):
         "到达后自动处理",
         "handled by itself on arrival",
     )
-    ID_TOO_OLD = "事件号早于保存期", "the event id is older than the inbox keeps", "人工核对", "check by hand"
     ID_FROM_FUTURE = "事件号来自未来", "the event id is from the future", "检查时钟", "check the clock"
 
     def __init__(self, zh: str, en: str, todo_zh: str, todo_en: str) -> None:

@@ -17,6 +17,7 @@ from services.chassis.inbox import (
     Known,
     drop_repeated,
     drop_seen,
+    drop_too_old,
     known_requests,
     refuse,
     remember_requests,
@@ -64,9 +65,10 @@ class Attempt:
         wake: bool = False,
         closed: bool = False,
         ask_which: bool = False,
+        floor: str = "",
     ) -> None:
         self.reader, self.arrivals, self.seqs = reader, arrivals, set(seqs)
-        self.wake, self.closed, self.ask_which = wake, closed, ask_which
+        self.wake, self.closed, self.ask_which, self.floor = wake, closed, ask_which, floor
         self.tx = Transaction(service, db, keys)
         self.handled: list[Arrival] = []
         self.known: dict[RequestKey, Known] = {}
@@ -84,6 +86,8 @@ class Attempt:
             await self.lock(tx, {ref for arrival in everything for ref in arrival.refs})
             everything = await self.remove_origins(tx, everything)
             unreadable = await self.remove_origins(tx, unreadable)
+            if self.floor:
+                everything = drop_too_old(everything, self.floor)
             self.known = await known_requests(tx, everything)
             go, behind = await self._blocked(tx, everything)
             go = await drop_seen(tx, go, ask_which=self.ask_which)

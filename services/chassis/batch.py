@@ -16,6 +16,7 @@ from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import SomeSeen, refuse
 from services.chassis.keys import Keyring
 from services.chassis.outbox import Memory
+from services.chassis.partitions import inbox_floor
 from services.chassis.telemetry import current_batch, log, masked
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
@@ -35,6 +36,7 @@ class Engine:
         self.service, self.keys, self.reader, self.memory, self.halt = service, keys, reader, memory, halt
         # who waits at the door for a later answer
         self.answered: dict[RequestKey, asyncio.Future[Answer]] = {}
+        self._floor = ""        # where the inbox begins; read when something has no place in it
         self.timers_changed, self.calls_changed = asyncio.Event(), asyncio.Event()
 
     async def run(
@@ -151,6 +153,7 @@ class Engine:
                 wake=wake,
                 closed=closed,
                 ask_which=ask_which,
+                floor=self._floor,
             )
             try:
                 await run.transact(unreadable, progress)
@@ -158,6 +161,8 @@ class Engine:
                 ask_which = True
             except Wake as waiting:
                 seqs |= waiting.seqs
+            except asyncpg.CheckViolationError as error:
+                await self._raise_unless_too_old(db, error)
             except AGAIN:
                 again += 1
                 if again == RERUNS:
@@ -166,6 +171,12 @@ class Engine:
                 self.halt.succeeded(len(run.handled))
                 self._committed(run)
                 return run.asleep
+
+    async def _raise_unless_too_old(self, db: asyncpg.Connection, error: Exception) -> None:
+        """What has no place in the inbox may be older than it, if the inbox begins later than was known."""
+        before, self._floor = self._floor, await inbox_floor(db, self.service)
+        if self._floor == before:
+            raise error
 
     async def _park(self, db: asyncpg.Connection, arrival: Arrival, error: BaseException) -> None:
         """The culprit goes aside with its refs; what comes for these refs later waits behind it."""

@@ -48,6 +48,20 @@ def says_again(answer: Answer) -> bool:
     return isinstance(answer, Rejected) and answer.refusal.retryable
 
 
+def drop_too_old(arrivals: list[Arrival], floor: str) -> list[Arrival]:
+    """An id of ours from before the inbox begins (floor) counts as seen. What was parked was not, however
+    long ago; it needs no row any more.
+    """
+    left = []
+    for arrival in arrivals:
+        if arrival.event_id is not None and arrival.event_id < floor:
+            if arrival.parked_seq is None:
+                continue
+            arrival.seen = True
+        left.append(arrival)
+    return left
+
+
 async def drop_seen(tx: "Transaction", arrivals: list[Arrival], *, ask_which: bool) -> list[Arrival]:
     """Enter the facts into the inbox; what was there already, or comes twice in the batch, falls out.
 

@@ -24,11 +24,9 @@ from services.chassis.refs import number_of
 from services.chassis.subscriptions import Subscription, Subscriptions
 from services.chassis.telemetry import log
 
-KEEP_MONTHS = 13
 REMEMBERED = 100_000
 LONGEST_KEY = 128
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
-_OLD_MS = KEEP_MONTHS * 31 * 86_400_000
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
 _PARTNER_OF_TOPIC: dict[str, Partner] = {partner.topic: partner for partner in PARTNERS.values()}
@@ -165,10 +163,7 @@ class Reader:
     def _ours(self, raw: Raw, subscription: Subscription) -> Arrival | Unreadable | None:
         head = dict(raw.headers)
         event_id = (head["ce_id"] or b"").decode()
-        born_ms = millis(event_id)
-        if raw.at_ms - born_ms > _OLD_MS:
-            return None  # older than the inbox keeps: it counts as seen
-        ahead_ms = born_ms - time.time_ns() // 1_000_000  # of now: a record that was early comes of age
+        ahead_ms = millis(event_id) - time.time_ns() // 1_000_000  # of now: it comes of age
         if ahead_ms > _AHEAD_MS:
             return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{ahead_ms} ms ahead", subscription.type)
         if raw.value is None:

@@ -1,5 +1,9 @@
 """What happens to a batch, and to the one message in it that fails?"""
 
+import time
+from binascii import b2a_base64
+
+import asyncpg
 import pytest
 
 from contracts.billing import QueryBill
@@ -45,6 +49,58 @@ async def test_a_fact_heard_twice_has_one_effect(database: Database) -> None:
         await made.run(made.arrived(fact, event_id=ce_id), made.arrived(new := approved()))
 
         assert await made.said() == [fact.enrollment_id, new.enrollment_id]
+
+
+def aged(milliseconds: int) -> str:
+    """A uuid7 of another time."""
+    stamp = f"{int(time.time() * 1000) - milliseconds:012x}"
+    return f"{stamp[:8]}-{stamp[8:]}-{uuid7()[14:]}"
+
+
+async def test_a_fact_whose_id_is_older_than_the_inbox_counts_as_seen(database: Database) -> None:
+    async with toy(database) as made:
+        old, new = approved(), approved()
+
+        await made.run(made.arrived(old, event_id=aged(100 * 86_400_000)), made.arrived(new))
+        await made.run(made.arrived(old, event_id=aged(100 * 86_400_000)), made.arrived(newer := approved()))
+
+        assert await made.said() == [new.enrollment_id, newer.enrollment_id]
+        assert await parked(made) == []
+
+
+async def test_what_was_parked_for_longer_than_the_inbox_keeps_is_handled_when_it_is_redriven(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        fact, before = approved(), aged(100 * 86_400_000)
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact, event_id=(ce_id := uuid7())))
+        await made.db.execute(
+            "update parked set event_id = $1,"
+            " headers = convert_to(replace(convert_from(headers, 'utf8'), $2, $3), 'utf8')",
+            before, _base64(ce_id), _base64(before),
+        )
+
+        made.poisoned = set()
+        await made.engine.redrive(made.db, [seq for seq, in await made.rows("select seq from parked")])
+
+        assert await made.said() == [fact.enrollment_id]
+        assert await parked(made) == []
+
+
+def _base64(text: str) -> str:
+    return b2a_base64(text.encode(), newline=False).decode()
+
+
+async def test_a_fact_whose_month_has_no_place_yet_is_neither_lost_nor_parked(database: Database) -> None:
+    async with toy(database) as made:
+        early = made.arrived(approved())
+        early.event_id = aged(-200 * 86_400_000)
+
+        with pytest.raises(asyncpg.CheckViolationError):
+            await made.run(early)
+
+        assert await parked(made) == []
 
 
 async def test_when_the_37th_of_100_raises_it_alone_is_parked(database: Database) -> None:

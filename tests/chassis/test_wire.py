@@ -305,11 +305,6 @@ def aged(milliseconds: int) -> str:
     return f"{stamp[:8]}-{stamp[8:]}-{uuid7()[14:]}"
 
 
-def test_an_id_older_than_the_inbox_keeps_counts_as_seen(post: Post) -> None:
-    assert reason(fact(post, event_id=aged(14 * 31 * 86_400_000))) == "skipped"
-    assert reason(fact(post, event_id=aged(12 * 30 * 86_400_000))) == ""
-
-
 def test_an_id_from_the_future_is_parked(post: Post) -> None:
     assert reason(fact(post, event_id=aged(-600_000))) == "parked ID_FROM_FUTURE"
 
