@@ -6,8 +6,8 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.policy import SMTP as CRLF
@@ -72,6 +72,34 @@ class _Found(Struct, frozen=True):
     sent: list[_Sent] = []
 
 
+class _Doubts:
+    """Which notifications may be out already, as far as this process knows.
+
+    An earlier attempt is in doubt unless this process saw that it surely was not sent.
+    """
+
+    def __init__(self) -> None:
+        self._not_sent: set[str] = set()
+        self._may_be_out: set[str] = set()
+
+    def asked_in_vain(self, notification_id: str) -> None:
+        """There was an earlier attempt, and the provider does not say that it has it."""
+        if notification_id not in self._not_sent:
+            self._may_be_out.add(notification_id)
+
+    @contextmanager
+    def sending(self, notification_id: str) -> Iterator[bool]:
+        """One attempt; whether an earlier one may be out."""
+        self._not_sent.discard(notification_id)
+        try:
+            yield notification_id in self._may_be_out
+        except NotSent:
+            if notification_id not in self._may_be_out:
+                self._not_sent.add(notification_id)
+            raise
+        self._may_be_out.discard(notification_id)
+
+
 class Sms:
     """An SMS provider over signed HTTP (Aliyun's ACS3-HMAC-SHA256). Use as `async with`; one a process.
 
@@ -91,7 +119,7 @@ class Sms:
     ) -> None:
         self.account, self.url, self._keys, self._clock = account, url.rstrip("/"), keys, clock
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds, connect=timeout_seconds / 2)
-        self._connections = connections
+        self._connections, self._doubts = connections, _Doubts()
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(
@@ -119,11 +147,12 @@ class Sms:
                 "out_id": request.notification_id,
             }
         )
-        answer = _read(await self._call("SendSms", "POST", "/send", {}, body), _Answer)
+        with self._doubts.sending(request.notification_id) as doubtful:
+            answer = _read(await self._call("SendSms", "POST", "/send", {}, body), _Answer)
+            if answer.code in OURS_TO_MEND:
+                raise NotSent(answer.code, after_seconds=MEND_SECONDS)
         if answer.code == "OK":
-            return SmsTaken(**_names(request), provider_ref=answer.biz_id)
-        if answer.code in OURS_TO_MEND:
-            raise NotSent(answer.code, after_seconds=MEND_SECONDS)
+            return SmsTaken(**_names(request), provider_ref=answer.biz_id, doubtful=doubtful)
         return _refused(request, "SMS", answer.code, answer.message, final=answer.code not in NOT_TODAY)
 
     async def ask(self, request: SmsRequest) -> SmsOutcome | None:
@@ -131,7 +160,10 @@ class Sms:
         if isinstance(request, AskReceipt):
             return await self._receipt(request)
         sent = await self._sent(request.notification_id)
-        return SmsTaken(**_names(request), provider_ref=sent[0].biz_id, asked=True) if sent else None
+        if sent:
+            return SmsTaken(**_names(request), provider_ref=sent[0].biz_id, doubtful=True)
+        self._doubts.asked_in_vain(request.notification_id)
+        return None
 
     async def _receipt(self, asked: AskReceipt) -> SmsReceipt:
         sent = await self._sent(asked.notification_id)
@@ -206,7 +238,7 @@ class Mail:
     ) -> None:
         self._host, _, port = server.rpartition(":")
         self._port, self._sender, self._keys, self._domain = int(port), sender, keys, domain
-        self._timeout, self._connections = timeout_seconds, connections
+        self._timeout, self._connections, self._doubts = timeout_seconds, connections, _Doubts()
 
     async def __aenter__(self) -> Self:
         self._free: asyncio.LifoQueue[aiosmtplib.SMTP] = asyncio.LifoQueue()
@@ -229,15 +261,23 @@ class Mail:
         if not _ADDRESS.fullmatch(to):
             return _refused(request, "EMAIL", "NO_ADDRESS", "", final=True)
         letter = self._letter(request, to)
+        with self._doubts.sending(request.notification_id) as doubtful:
+            reply = await self._offer(to, letter)
+        if isinstance(reply, str):
+            return MailTaken(**_names(request), provider_ref=reply, doubtful=doubtful)
+        return _refused(request, "EMAIL", str(reply.code), reply.message, final=True)
+
+    async def _offer(self, to: str, letter: bytes) -> str | aiosmtplib.SMTPResponseException:
+        """The server's last reply, or why it will never take this mail."""
         line = await self._free.get()
         try:
-            return MailTaken(**_names(request), provider_ref=await self._hand_over(line, to, letter))
+            return await self._hand_over(line, to, letter)
         except aiosmtplib.SMTPResponseException as error:
             line.close()                # the next mail starts from a clean session
             about_this_mail = isinstance(error, aiosmtplib.SMTPRecipientRefused | aiosmtplib.SMTPDataError)
             if error.code < 500 or not about_this_mail:  # busy, or it does not like *us*: no mailbox's fault
                 raise NotSent(f"smtp {error.code}", after_seconds=MEND_SECONDS) from error
-            return _refused(request, "EMAIL", str(error.code), error.message, final=True)
+            return error
         except BaseException:
             line.close()
             raise
@@ -246,6 +286,7 @@ class Mail:
 
     async def ask(self, request: SendMail) -> None:
         """SMTP can't be asked. None: send again; it carries the same Message-ID, and mailboxes show one."""
+        self._doubts.asked_in_vain(request.notification_id)
 
     async def _hand_over(self, line: aiosmtplib.SMTP, to: str, letter: bytes) -> str:
         try:

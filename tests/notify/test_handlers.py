@@ -88,7 +88,7 @@ async def test_what_the_provider_has_taken_is_said_once(world: World) -> None:
     await world.when(recorded(LI_NA), LI_NA.payment_settled())
     kept = await told(world, LI_NA)
 
-    await world.tell(SmsTaken(**about(kept), provider_ref="b-1", asked=True))
+    await world.tell(SmsTaken(**about(kept), provider_ref="b-1", doubtful=True))
     (fact,) = world.published
     assert isinstance(fact, NotificationSent)
     assert (fact.about, fact.road, fact.to_masked, fact.doubtful) == (

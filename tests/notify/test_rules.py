@@ -203,8 +203,9 @@ ABOUT: dict[str, Any] = {"notification_id": FACT, "person_id": LI_NA}
     ("outcome", "status", "doubtful"),
     [
         (SmsTaken(**ABOUT, provider_ref="b-1"), "SENDING", False),
-        (SmsTaken(**ABOUT, provider_ref="b-1", asked=True), "SENDING", True),
+        (SmsTaken(**ABOUT, provider_ref="b-1", doubtful=True), "SENDING", True),
         (MailTaken(**ABOUT, provider_ref="b-1"), "FALLBACK", False),
+        (MailTaken(**ABOUT, provider_ref="b-1", doubtful=True), "FALLBACK", True),
         (SmsTaken(**ABOUT, provider_ref="b-1"), "SENT", None),  # heard twice
         (SmsTaken(**ABOUT, provider_ref="b-1"), "DEAD", None),
     ],

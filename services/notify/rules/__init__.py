@@ -46,17 +46,19 @@ class SendMail(_Notice, frozen=True, kw_only=True):
 
 
 class SmsTaken(_Notice, frozen=True, kw_only=True):
-    """The SMS provider has it. provider_ref: its number. asked: we learned it by asking after an unknown
-    outcome."""
+    """The SMS provider has it. provider_ref: its number. doubtful: an earlier attempt may be out too."""
 
     provider_ref: str
-    asked: bool = False
+    doubtful: bool = False
 
 
 class MailTaken(_Notice, frozen=True, kw_only=True):
-    """The mail server has it. provider_ref: its last reply, which names its queue number."""
+    """The mail server has it. provider_ref: its last reply, which names its queue number. doubtful: as in
+    SmsTaken.
+    """
 
     provider_ref: str
+    doubtful: bool = False
 
 
 class SendRefused(_Notice, frozen=True, kw_only=True):
@@ -234,14 +236,16 @@ def tell(
 
 
 def taken(outcome: SmsTaken | MailTaken, known: Notification, *, now: datetime) -> Ended | Unchanged:
-    """A provider has it. doubtful: we learned so only by asking, after an outcome that stayed unknown."""
+    """A provider has it, perhaps twice if the outcome is doubtful."""
     status = NOTIFICATION.get((known.status, Event.TAKEN))
     if status is None:
         return Unchanged()
     sent = replace(known, status=status, provider_ref=outcome.provider_ref, ended_at=now)
-    doubtful = isinstance(outcome, SmsTaken) and outcome.asked
     said = NotificationSent(
-        **_told(sent, now), provider_ref=sent.provider_ref, attempts=sent.attempts, doubtful=doubtful
+        **_told(sent, now),
+        provider_ref=sent.provider_ref,
+        attempts=sent.attempts,
+        doubtful=outcome.doubtful,
     )
     return Ended(sent, said)
 
