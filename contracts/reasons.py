@@ -84,6 +84,12 @@ class Reason(Enum):
         "核对开通的业务",
         "check what the partner is enabled for",
     )
+    FANOUT_TOO_WIDE = (
+        "一条消息牵涉对象过多",
+        "one message concerns more than 100 at once",
+        "按人拆分后发送",
+        "split it into one message for each person",
+    )
     IDEMPOTENCY_CONFLICT = (
         "同一请求号内容不同",
         "the same request id came with another body",

@@ -26,6 +26,8 @@ from services.chassis.telemetry import log
 
 REMEMBERED = 100_000
 LONGEST_KEY = 128
+# of one message: all are locked at once, and one parked one stops them all; an owner speaks of each person
+MOST_REFS = 100
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
@@ -176,12 +178,11 @@ class Reader:
             message = subscription.decode(raw.value)
         except msgspec.MsgspecError as error:
             return Unreadable(raw, Reason.SCHEMA_INVALID, str(error)[:300], subscription.type)
+        refs = tuple(subscription.refs(message))
+        if len(refs) > MOST_REFS:
+            return Unreadable(raw, Reason.FANOUT_TOO_WIDE, f"{len(refs)} refs", subscription.type)
         arrival = Arrival(
-            type=subscription.type,
-            message=message,
-            subscription=subscription,
-            refs=tuple(subscription.refs(message)),
-            raw=raw,
+            type=subscription.type, message=message, subscription=subscription, refs=refs, raw=raw
         )
         arrival.key = (raw.key or b"").decode()
         arrival.time = (head.get("ce_time") or b"").decode()
@@ -256,17 +257,25 @@ class Reader:
                 Reason.SCHEMA_INVALID, field="record key", rule="the key is the person_id", expected=expected
             )
         else:
-            arrival.refs = (*subscription.refs(message), request_ref(arrival.request))
-            try:
-                arrival.digest = self.keys.request_digest(_canonical(message, subscription, self.keys))
-            except SealBroken as broken:
-                arrival.refs, arrival.refusal = (
-                    (),
-                    refused(
-                        Reason.SCHEMA_INVALID, field=str(broken), rule="the seal opens with the key it names"
-                    ),
-                )
+            self._admit(arrival, subscription, arrival.request)
         return arrival
+
+    def _admit(self, arrival: Arrival, subscription: Subscription, request: RequestKey) -> None:
+        """What it touches and what it says, by which it is known again; refused when that cannot be had."""
+        refs = subscription.refs(arrival.message)
+        if len(refs) > MOST_REFS:
+            arrival.refusal = refused(
+                Reason.FANOUT_TOO_WIDE, expected=f"at most {MOST_REFS}", got=str(len(refs))
+            )
+            return
+        try:
+            arrival.digest = self.keys.request_digest(_canonical(arrival.message, subscription, self.keys))
+        except SealBroken as broken:
+            arrival.refusal = refused(
+                Reason.SCHEMA_INVALID, field=str(broken), rule="the seal opens with the key it names"
+            )
+            return
+        arrival.refs = (*refs, request_ref(request))
 
     def _misfit(
         self, raw: Raw, subscription: Subscription, partner: Partner, error: str

@@ -48,13 +48,14 @@ class Post:
     def __init__(self, folder: Path) -> None:
         self.bank = load_keyring(folder / "bank.json")
         self.wechat = load_keyring(folder / "wechat.json")
+        self.touched = 1
         on = Subscriptions("payment")
 
-        @on(ReportPayment, refs=lambda command: [1])
+        @on(ReportPayment, refs=lambda command: [*range(self.touched)])
         async def handle(commands: Batch[ReportPayment], tx: Transaction) -> None:
             """Never called here."""
 
-        @on(BillSettled, refs=lambda told: [1], lane="money")
+        @on(BillSettled, refs=lambda told: [*range(self.touched)], lane="money")
         async def hear(facts: Batch[BillSettled], tx: Transaction) -> None:
             """Never called here."""
 
@@ -303,6 +304,25 @@ def aged(milliseconds: int) -> str:
     """A uuid7 of another time."""
     stamp = f"{int(time.time() * 1000) - milliseconds:012x}"
     return f"{stamp[:8]}-{stamp[8:]}-{uuid7()[14:]}"
+
+
+@pytest.mark.parametrize(("many", "outcome"), [(100, ""), (101, "parked FANOUT_TOO_WIDE")])
+def test_a_fact_that_touches_more_than_a_hundred_refs_is_set_aside(
+    post: Post, many: int, outcome: str
+) -> None:
+    post.touched = many
+    try:
+        assert reason(fact(post, event_id=uuid7())) == outcome
+    finally:
+        post.touched = 1
+
+
+def test_a_command_that_touches_more_than_a_hundred_refs_is_told_so(post: Post) -> None:
+    post.touched = 101
+    try:
+        assert reason(post.read(post.body())) == "refused FANOUT_TOO_WIDE"
+    finally:
+        post.touched = 1
 
 
 def test_an_id_from_the_future_is_parked(post: Post) -> None:
