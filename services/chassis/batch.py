@@ -244,6 +244,9 @@ class Engine:
 
     async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> str:
         """Why it stayed, with all that waits behind it; empty: it is gone."""
+        if await parking.call_again(Transaction(self.service, db, self.keys), seq):
+            self.calls_changed.set()
+            return ""
         before: list[int] = []
         while True:
             rows = await parking.together(Transaction(self.service, db, self.keys), seq)

@@ -12,6 +12,7 @@ from contracts.operations import MessageParked
 from contracts.reasons import Reason
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
+from services.chassis.ids import uuid7
 from services.chassis.refs import Ref
 from services.chassis.wire import Reader
 
@@ -169,6 +170,27 @@ async def read_rows(
             reason = f"{again.reason.name} {again.detail}" if again else "nobody here handles it"
             raise StaysUnread(f"row {seq}: {reason}")
     return arrivals
+
+
+_CALL_AGAIN = """
+with gone as (
+    delete from parked where seq = $1 and topic = 'call' and state = 'QUARANTINED'
+    returning convert_from(key, 'UTF8') number, type, value
+)
+insert into call(id, number, type, payload, attempts, journey)
+select $2::uuid, number, type, value, 1, $3 from gone on conflict (number) do nothing"""
+
+
+async def call_again(tx: "Transaction", seq: int) -> bool:
+    """Whether the row was a call that could not be read: it stands among the calls again, and as nobody knows
+    whether another version has sent it, the provider is asked first.
+    """
+    rows = await tx.fetch("select topic, state, headers from parked where seq = $1", seq)
+    if not rows or rows[0][:2] != ("call", QUARANTINED):
+        return False
+    journey = dict(_decode_headers(rows[0][2])).get("journey") or b""
+    await tx.execute(_CALL_AGAIN, seq, uuid7(), journey.decode())
+    return True
 
 
 def _clean(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from msgspec import Struct
+from msgspec.json import encode
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typing_extensions import override
 
@@ -171,6 +172,30 @@ async def test_a_call_that_cannot_be_read_is_parked_and_never_sent_and_the_other
         assert await made.rows("select count(*) from parked_ref") == [(0,)]
         assert len(await made.said("any.message_parked.v1")) == 1
     assert provider.sent == [one]
+
+
+async def test_a_call_that_can_be_read_again_is_redriven_and_asked_for_before_it_is_sent(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    provider = Provider()
+    async with calling(database, broker, tmp_path, provider) as (made, run):
+        one = uuid7()
+        await made.db.execute(
+            "insert into call(id, number, type, payload, journey) values ($1::uuid, 'no-1', 'Send', $2, $3)",
+            uuid7(), b"{}", journey(one),
+        )
+        await until(lambda: _parked(made))
+        await made.db.execute("update parked set value = $1", encode(Send(enrollment_id=one)))
+        seqs = [seq for (seq,) in await made.rows("select seq from parked")]
+        assert await run.engine.redrive(made.db, seqs) == {}
+        await until(lambda: done(made, one))
+        assert await made.rows("select count(*) from parked") == [(0,)]
+    assert (provider.asked, provider.sent) == ([one], [one])
+
+
+async def _parked(made: Toy) -> bool:
+    assert await made.rows("select count(*) from parked") == [(1,)]
+    return True
 
 
 async def test_a_claim_that_has_gone_to_another_worker_is_not_given_back(

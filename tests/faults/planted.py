@@ -12,7 +12,8 @@ import asyncpg
 from services.chassis import attempt, calls, database, outbox
 from services.chassis import lane as lane_module
 from services.chassis.arrival import Arrival
-from services.chassis.lane import Lane, Runs
+from services.chassis.lag import Runs
+from services.chassis.lane import Lane
 from services.chassis.outbox import Relay, Said
 from services.chassis.refs import waves
 
