@@ -22,6 +22,8 @@ from opentelemetry.trace import (
 )
 from typing_extensions import override
 
+from services.chassis.telemetry import span_of
+
 if TYPE_CHECKING:
     from services.chassis.telemetry import BatchSpan
 
@@ -163,13 +165,10 @@ def _end(span: Span, error: str, ended_ns: int) -> None:
 
 
 def _place_of_fact(journey: str, ce_id: str) -> SpanContext | None:
-    """Where a fact of ours stands in its journey, by rule: the last 16 digits of its id. None: it is no fact
-    of ours.
-    """
-    digits = ce_id[19:23] + ce_id[24:]
+    """Where a fact of ours stands in its journey, by rule. None: it is no fact of ours."""
     try:
         return (
-            SpanContext(int(journey, 16), int(digits, 16), is_remote=True, trace_flags=_SAMPLED)
+            SpanContext(int(journey, 16), int(span_of(ce_id), 16), is_remote=True, trace_flags=_SAMPLED)
             if _is_journey(journey)
             else None
         )

@@ -145,6 +145,11 @@ def is_sampled(journey: str) -> bool:
     return journey[24:] < _threshold if len(journey) == 32 else False
 
 
+def span_of(ce_id: str) -> str:
+    """The span id of a fact of ours: the last 16 digits of its id, which are its random ones."""
+    return ce_id[19:23] + ce_id[24:]
+
+
 class BatchSpan:
     """One batch: a span of its own with links to the sampled messages in it, each with a span in its own
     journey.

@@ -288,6 +288,7 @@ class Reader:
                 raise ValueError(request_id)
         except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)
+        error = error[:300]     # it may quote the partner, and an answer has a size
         _, _, path = error.partition("required field `" if "required field" in error else " - at `$.")
         arrival = Arrival(type=subscription.type, message=body, subscription=subscription, refs=(), raw=raw)
         arrival.key = (raw.key or b"").decode("utf-8", "replace").replace("\x00", "")

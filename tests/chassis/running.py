@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from msgspec import Struct
 from msgspec.json import encode
 
@@ -98,6 +98,24 @@ async def say(producer: AIOKafkaProducer, fact: Struct, *, event_id: str = "", *
     await producer.send(
         contract.topic, encode(fact), key=key.encode(), partition=partition_of(key), headers=headers
     )
+
+
+async def records_of(stack: Stack, topic: str) -> list[Any]:
+    """Everything on a topic now."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin, enable_auto_commit=False)
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(topic, n) for n in range(4)]
+        consumer.assign(partitions)
+        await consumer.seek_to_beginning()
+        ends = await consumer.end_offsets(partitions)
+        got: list[Any] = []
+        while any([await consumer.position(p) < ends[p] for p in partitions]):
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                got += records
+        return got
+    finally:
+        await consumer.stop()
 
 
 async def until(what: Callable[[], Awaitable[Any]], seconds: float = 20.0) -> None:

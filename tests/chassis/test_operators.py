@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from contracts.answers import Accepted
+from contracts.answers import Accepted, Rejected
 from contracts.enrollment import EnrollmentSubmitted
 from contracts.operations import Redrive, Resume
 from sandbox.stack import Stack
@@ -88,6 +88,78 @@ async def test_however_many_orders_failed_a_resume_is_done(
         answer = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
 
         assert isinstance(answer, Accepted)
+
+
+async def test_an_operator_redrives_and_resumes_by_signed_orders(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        producing(broker) as producer,
+        partner("operators", broker, tmp_path) as operators,
+    ):
+        facts = [approved() for _ in range(30)]
+        made.poisoned = {fact.enrollment_id for fact in facts}
+        async with running(broker, tmp_path, made.on) as run:
+            for fact in facts:
+                await say(producer, fact)
+            await until(lambda: halted(made))
+            assert run.halt.declared
+            made.poisoned = set()
+
+            resumed = await operators.ask(Resume(request_id="o-1", service="billing", operator="lin"))
+            assert isinstance(resumed, Accepted)
+            assert resumed.result == {"was_halted": True}
+            counted = await operators.ask(Redrive(request_id="o-2", service="billing", operator="lin"))
+            assert isinstance(counted, Accepted)
+            assert counted.result["redriven"] == 0
+            redriven = await operators.ask(
+                Redrive(request_id="o-3", service="billing", operator="lin", dry_run=False)
+            )
+            assert isinstance(redriven, Accepted)
+            assert redriven.result["redriven"] == counted.result["left"]
+            await until(lambda: came_through(made, 30))
+
+
+async def test_an_order_that_fails_is_refused_and_the_next_one_is_done(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        partner("operators", broker, tmp_path) as operators,
+        running(broker, tmp_path, made.on),
+    ):
+        failing = Redrive(request_id="o-1", service="billing", operator="lin", seqs=[2**63], dry_run=False)
+        answer = await operators.ask(failing)
+        assert isinstance(answer, Rejected)
+        assert answer.refusal.code == "UNDER_REPAIR"
+        resumed = await operators.ask(Resume(request_id="o-2", service="billing", operator="lin"))
+        assert isinstance(resumed, Accepted)
+
+
+async def test_an_order_under_a_used_request_id_is_not_done(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
+        fact = approved()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+        made.poisoned = set()
+        async with running(broker, tmp_path, made.on):
+            await operators.ask(Redrive(request_id="o-1", service="billing", operator="lin"))
+            other = Redrive(request_id="o-1", service="billing", operator="lin", dry_run=False)
+            answer = await operators.ask(other)
+            assert isinstance(answer, Rejected)
+            assert answer.refusal.code == "IDEMPOTENCY_CONFLICT"
+            assert await made.said() == []
+
+
+async def halted(made: Toy) -> bool:
+    return await made.rows("select count(*) from halt") == [(1,)]
+
+
+async def came_through(made: Toy, count: int) -> bool:
+    return len(await made.said()) == count
 
 
 async def parked(made: Toy, expected: list[tuple[str, str]]) -> bool:

@@ -11,7 +11,7 @@ from contracts.operations import Redrive, Resume
 from sandbox.partner import Partner
 from services.chassis.ids import uuid7
 from services.chassis.keys import load_keyring
-from tests.chassis.test_roads import records_of
+from tests.chassis.running import records_of
 from tests.faults import verdict
 from tests.faults.feed import Feed, now
 from tests.faults.field import Field, until

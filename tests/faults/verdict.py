@@ -11,7 +11,7 @@ from msgspec.json import decode
 
 from contracts.billing import BILLS
 from contracts.topics import PARTITIONS
-from tests.chassis.test_roads import records_of
+from tests.chassis.running import records_of
 from tests.faults.feed import Feed
 from tests.faults.field import Field, until
 from tests.faults.provider import Provider
