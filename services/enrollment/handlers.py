@@ -105,7 +105,8 @@ async def review(commands: Batch[ReviewDecision], tx: Transaction) -> None:
     covers = await store.coverages_of(tx, enrollments.values())
     for command in commands:
         match applications.decide(
-            command, enrollments.get(command.enrollment_id), agency=PARTNERS[tx.arrival(command).partner]
+            command, enrollments.get(command.enrollment_id),
+            agency=PARTNERS[tx.arrival(command).partner], now=tx.now,
         ):
             case applications.Approved(enrollment):
                 _decide(tx, command, enrollment, EnrollmentApproved(

@@ -25,7 +25,8 @@ from services.enrollment.rules.applications import (
 )
 from tests.people import LI_NA, WANG_JUN, instant
 
-NOW, TODAY = datetime(2024, 12, 20, 4, tzinfo=UTC), date(2024, 12, 20)
+NOW, TODAY = datetime(2024, 12, 20, 2, tzinfo=UTC), date(2024, 12, 20)
+NOON = instant("2024-12-20T12:00+08:00")
 WECHAT, AGENCY = PARTNERS["wechat"], PARTNERS["990100"]
 ELSEWHERE = Partner(code="330100", kind="agency", name_zh="", may=(), regions=("330100",))
 NEW_ID = "0193d000-0000-7000-8000-00020000ffff"
@@ -111,19 +112,23 @@ def test_a_returned_application_comes_again_under_its_own_id_and_forgets_the_dec
         (LI_NA.decided("APPROVE", "king"), "SUBMITTED", ELSEWHERE, "NOT_PERMITTED"),
         (LI_NA.decided("APPROVE", "student", "king"), "APPROVED", AGENCY, "CATEGORY_UNKNOWN"),
         (LI_NA.decided("APPROVE", officer="self"), "APPROVED", AGENCY, "CASE_STATE"),
+        (LI_NA.decided("APPROVE", at="2024-12-20T09:54+08:00"), "SUBMITTED", AGENCY, "CASE_STATE"),
+        (LI_NA.decided("APPROVE", at="2024-12-20T09:56+08:00"), "SUBMITTED", AGENCY, Approved),  # its clock
+        (LI_NA.decided("APPROVE", at="2024-12-20T12:04+08:00"), "SUBMITTED", AGENCY, Approved),
+        (LI_NA.decided("SUBMIT", at="2024-12-20T12:06+08:00"), "SUBMITTED", AGENCY, "CLOCK_SKEW"),
         (LI_NA.decided("APPROVE", officer="self"), "SUBMITTED", AGENCY, "SELF_REVIEW"),
     ],
 )
 def test_the_agency_of_the_insured_place_decides_once(
     command: ReviewDecision, enrollment: str | None, agency: Partner, outcome: type | str
 ) -> None:
-    result = decide(command, standing(enrollment) if enrollment else None, agency=agency)
+    result = decide(command, standing(enrollment) if enrollment else None, agency=agency, now=NOON)
 
     assert (result.code if isinstance(result, Refused) else type(result)) == outcome
 
 
 def test_an_approval_keeps_what_was_certified_not_what_was_claimed() -> None:
-    result = decide(LI_NA.decided("APPROVE", "subsistence"), SUBMITTED, agency=AGENCY)
+    result = decide(LI_NA.decided("APPROVE", "subsistence"), SUBMITTED, agency=AGENCY, now=NOON)
 
     assert result == Approved(replace(
         SUBMITTED, status="APPROVED", categories=["subsistence"], decided_by="officer-7",
@@ -131,7 +136,7 @@ def test_an_approval_keeps_what_was_certified_not_what_was_claimed() -> None:
 
 
 def test_a_returned_application_says_what_to_correct() -> None:
-    result = decide(LI_NA.decided("RETURN", reasons=("DOC_MISSING",)), SUBMITTED, agency=AGENCY)
+    result = decide(LI_NA.decided("RETURN", reasons=("DOC_MISSING",)), SUBMITTED, agency=AGENCY, now=NOON)
 
     assert isinstance(result, Returned)
     assert result.enrollment.reasons == ["DOC_MISSING"]
@@ -154,7 +159,7 @@ def test_every_act_in_every_state_does_what_the_table_says(
             assert changed.enrollment_id == NEW_ID
             changed = None
     else:
-        decision = decide(LI_NA.decided(act), stands, agency=AGENCY)
+        decision = decide(LI_NA.decided(act), stands, agency=AGENCY, now=NOON)
         changed = None if isinstance(decision, Refused) else decision.enrollment
 
     assert (changed.status if changed else state) == TRANSITIONS[state, act]

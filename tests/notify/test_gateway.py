@@ -162,20 +162,6 @@ async def test_what_the_provider_never_had_may_be_sent_again(sms: Sms, provider:
     assert sent_again.doubtful  # the provider's book may lag: then there are two, and that is counted
 
 
-async def test_an_sms_that_was_surely_not_sent_before_is_not_in_doubt(sms: Sms, provider: str) -> None:
-    request = an_sms()
-    await at(provider, "/simulator/faults", named={request.notification_id: "limited"})
-    with pytest.raises(NotSent):
-        await sms.send(request)
-    await at(provider, "/simulator/faults")
-
-    assert await sms.ask(request) is None
-    sent = await sms.send(request)
-
-    assert isinstance(sent, SmsTaken)
-    assert not sent.doubtful
-
-
 async def test_a_new_process_does_not_know_what_an_old_one_sent(sms: Sms) -> None:
     request = an_sms()
 
@@ -203,6 +189,11 @@ async def test_a_busy_provider_says_how_long_to_wait(sms: Sms, provider: str) ->
 
     assert caught.value.after_seconds == 7.0
     assert await book(provider, out_id=request.notification_id) == []
+    await at(provider, "/simulator/faults")
+    assert await sms.ask(request) is None
+    sent = await sms.send(request)
+    assert isinstance(sent, SmsTaken)
+    assert not sent.doubtful  # surely not sent before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """Who may apply for what and when, and what may an agency decide?"""
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from msgspec import Struct
@@ -13,6 +13,7 @@ from contracts.reasons import Reason, Refused, refused
 
 RESIDENT = "RESIDENT"                                   # 城乡居民基本医疗保险
 SCHEMES = {RESIDENT: RESIDENT, "NRCMS": RESIDENT}       # 新农合, the old rural scheme, is part of it. S1:6
+CLOCKS_DIFFER = timedelta(minutes=5)                    # an agency's clock and ours. Source: reliability I26
 
 
 class EnrollmentState(StrEnum):
@@ -155,12 +156,15 @@ class Rejected(Struct, frozen=True, gc=False):
 
 
 def decide(
-    command: ReviewDecision, enrollment: Enrollment | None, *, agency: Partner
+    command: ReviewDecision, enrollment: Enrollment | None, *, agency: Partner, now: datetime
 ) -> Approved | Returned | Rejected | Refused:
     """What becomes of an application? The agency of its region decides, and nobody on his own submission.
 
+    A decision older than the application is about what was handed in before it was corrected.
     Source: S3:19, S3:31 (E4). Without the case nothing else can be judged, so its guard comes early.
     """
+    if command.decided_at > now + CLOCKS_DIFFER:
+        return refused(Reason.CLOCK_SKEW, field="decided_at", got=command.decided_at.isoformat())
     if command.decision not in (_A.APPROVE, _A.RETURN, _A.REJECT):
         expected = "APPROVE, RETURN or REJECT"
         return refused(Reason.SCHEMA_INVALID, field="decision", expected=expected, got=command.decision)
@@ -175,6 +179,10 @@ def decide(
     after = TRANSITIONS[enrollment.status, command.decision]
     if after == enrollment.status:
         return refused(Reason.CASE_STATE, field="decision", expected=_S.SUBMITTED, got=enrollment.status)
+    if command.decided_at < enrollment.submitted_at - CLOCKS_DIFFER:
+        expected = f"after {enrollment.submitted_at.isoformat()}"
+        got = command.decided_at.isoformat()
+        return refused(Reason.CASE_STATE, field="decided_at", expected=expected, got=got)
     if command.officer == enrollment.submitted_by:
         return refused(Reason.SELF_REVIEW, field="officer", got=command.officer)
     decided = replace(
