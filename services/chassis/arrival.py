@@ -102,6 +102,12 @@ class Arrival:
         return int(dict(self.raw.headers)["ce_sequence"] or 0)
 
     @property
+    def traceparent(self) -> str:
+        """Where it stands in its partner's own trace, if he says so."""
+        said = dict(self.raw.headers).get("traceparent") if self.partner else None
+        return (said or b"").decode("ascii", "replace")
+
+    @property
     def waited(self) -> timedelta:
         """How long ago it first waited for its ground, by the system clock; zero for what comes for the
         first time.

@@ -197,6 +197,7 @@ class Engine:
                 arrival.type,
                 arrival.event_id or "",
                 type(error).__name__,
+                arrival.traceparent,
             )
         log.error("parked", type=arrival.type, error=_text(error))
         if self.halt.failed(_text(error)):
@@ -291,7 +292,7 @@ def _trace(run: Attempt) -> None:
     if span is None:
         return
     for arrival in run.handled:
-        span.handled(arrival.journey, arrival.type, arrival.event_id or "")
+        span.handled(arrival.journey, arrival.type, arrival.event_id or "", link=arrival.traceparent)
     for said in run.tx.outbox.said:
         span.said(said.journey, said.type, said.ce_id)
 

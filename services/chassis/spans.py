@@ -1,5 +1,6 @@
 """What does a trace look like? Spans made after the work, under ids that a rule gives them."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 Exporter = SpanExporter
 MOST_LINKS = 16             # of a batch's span: enough to find the journeys, and a link costs 2 µs
 _OWN_ROADS = ("door", "timers")
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 
 
@@ -84,7 +86,8 @@ class Spans:
             links=[Link(place) for place in places[:MOST_LINKS]],
         )
         of_journey: dict[str, SpanContext] = {}
-        for (journey, type, ce_id, error), place in zip(batch.messages, places, strict=True):
+        for (journey, type, ce_id, error, link), place in zip(batch.messages, places, strict=True):
+            theirs = _place_of_partner(link)
             span = self._start(
                 f"process {type}",
                 SpanKind.CONSUMER,
@@ -92,7 +95,7 @@ class Spans:
                 {"messaging.message.type": type},
                 parent=_place_of_fact(journey, ce_id),
                 place=place,
-                links=[Link(whole.get_span_context())],
+                links=[Link(whole.get_span_context()), *([Link(theirs)] if theirs else [])],
             )
             _end(span, error, ended)
             of_journey.setdefault(journey, place)
@@ -174,6 +177,13 @@ def _place_of_fact(journey: str, ce_id: str) -> SpanContext | None:
         )
     except ValueError:
         return None
+
+
+def _place_of_partner(traceparent: str) -> SpanContext | None:
+    """Where a message stands in its sender's trace (W3C Trace Context). None: he says nothing sound."""
+    found = _TRACEPARENT.fullmatch(traceparent)
+    context = SpanContext(int(found[1], 16), int(found[2], 16), is_remote=True) if found else None
+    return context if context is not None and context.is_valid else None
 
 
 def _is_journey(text: str) -> bool:

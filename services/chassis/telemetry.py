@@ -162,7 +162,7 @@ class BatchSpan:
 
     def __init__(self, service: str, road: str, count: int) -> None:
         self.service, self.road, self.count = service, road, count
-        self.messages: list[tuple[str, str, str, str]] = []     # journey, type, ce_id, error
+        self.messages: list[tuple[str, str, str, str, str]] = []    # journey, type, ce_id, error, link
         self.said_facts: list[tuple[str, str, str]] = []        # journey, type, ce_id
         self.error = ""
 
@@ -180,12 +180,12 @@ class BatchSpan:
         if _spans is not None and (self.messages or self.said_facts or self.error):
             _spans.tell_batch(self)
 
-    def handled(self, journey: str, type: str, ce_id: str, error: str = "") -> None:
+    def handled(self, journey: str, type: str, ce_id: str, error: str = "", link: str = "") -> None:
         """A message was handled, or failed with the class name of an error. ce_id: of a fact of ours, else
-        empty.
+        empty. link: a partner's traceparent; his trace is sampled by the same rule as a journey.
         """
-        if error or is_sampled(journey):
-            self.messages.append((journey, type, ce_id, error))
+        if error or is_sampled(journey) or is_sampled(link[3:35]):
+            self.messages.append((journey, type, ce_id, error, link))
             self.error = self.error or error
 
     def said(self, journey: str, type: str, ce_id: str) -> None:

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from contracts.billing import QueryBill
 from services.chassis import telemetry
 from services.chassis.ids import uuid7
 from services.chassis.settings import Telemetry
 from services.chassis.telemetry import batch_span, call_span, is_sampled
+from tests.chassis.toys import toy
+from tests.ground import Database
 
 JOURNEY = uuid7().replace("-", "")
 APPROVED, BILLED = uuid7(), uuid7()
@@ -77,6 +80,45 @@ def test_a_journey_begins_with_its_first_fact(traced: InMemorySpanExporter) -> N
     first = by_name(traced)["publish enrollment.enrollment_submitted.v1"]
     assert first.parent is None
     assert first.context.trace_id == int(JOURNEY, 16)
+
+
+PARTNERS = f"00-{uuid7().replace('-', '')}-00f067aa0ba902b7-01"
+
+
+def test_a_partners_own_trace_is_a_link_of_what_came_of_his_message(traced: InMemorySpanExporter) -> None:
+    with batch_span("enrollment", "money", 1) as batch:
+        batch.handled("", "enrollment.submit_enrollment.v1", "", link=PARTNERS)
+
+    links = by_name(traced)["process enrollment.submit_enrollment.v1"].links
+    theirs = next(link.context for link in links if link.context.is_remote)
+    assert (theirs.trace_id, theirs.span_id) == (int(PARTNERS[3:35], 16), int(PARTNERS[36:52], 16))
+    assert by_name(traced)["process enrollment.submit_enrollment.v1"].context.trace_id != theirs.trace_id
+
+
+async def test_the_engine_takes_the_link_from_the_partners_header(
+    traced: InMemorySpanExporter, database: Database
+) -> None:
+    async with toy(database) as made:
+        ask = made.arrived(QueryBill(request_id="r-1", person_id=uuid7(), insurance_year=2025))
+        ask.raw = ask.raw._replace(headers=(*ask.raw.headers, ("traceparent", PARTNERS.encode())))
+
+        with batch_span("billing", "money", 1):
+            await made.run(ask)
+
+    links = by_name(traced)["process billing.query_bill.v1"].links
+    assert int(PARTNERS[3:35], 16) in {link.context.trace_id for link in links}
+
+
+@pytest.mark.parametrize(
+    "traceparent",
+    ["", "garbage", "00-" + "0" * 32 + "-00f067aa0ba902b7-01", PARTNERS.replace("00f067aa0ba902b7", "0" * 16),
+     PARTNERS[:52], "00-" + "g" * 32 + "-00f067aa0ba902b7-01", PARTNERS.replace("-", "_")],
+)
+def test_what_is_no_traceparent_is_no_link(traced: InMemorySpanExporter, traceparent: str) -> None:
+    with batch_span("enrollment", "money", 1) as batch:
+        batch.handled(JOURNEY, "t", APPROVED, link=traceparent)
+
+    assert len(by_name(traced)["process t"].links) == 1
 
 
 def test_an_unsampled_journey_leaves_no_span(traced: InMemorySpanExporter) -> None:
