@@ -1,34 +1,23 @@
 """How does billing keep what is due?"""
 
 from datetime import date, datetime
-from typing import ClassVar
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Text,
     UniqueConstraint,
     Uuid,
 )
-from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-SCHEMA = "billing"
-_HALF_FULL = {"fillfactor": 50}      # rows that are updated once soon after birth find room on their own page
+from services.chassis.rows import HALF_FULL, registry_of
 
 
-class Base(SQLModel, registry=registry(metadata=MetaData(
-    schema=SCHEMA,
-    naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-                       "ck": "ck_%(table_name)s_%(constraint_name)s",
-                       "ix": "ix_%(table_name)s_%(column_0_N_name)s"},
-))):
-    """Billing's own registry: its tables never meet another service's."""
-
-    metadata: ClassVar[MetaData]
+class Base(SQLModel, registry=registry_of("billing")):
+    """What all tables of billing have in common."""
 
 
 class Identification(Base, table=True):
@@ -57,7 +46,7 @@ class Bill(Base, table=True):
         CheckConstraint("status not in ('ISSUED', 'WAIVED') or (status = 'WAIVED') = (due_fen = 0)",
                         name="due_or_waived"),
         CheckConstraint("(status = 'SETTLED') = (order_id is not null)", name="settled_by_an_order"),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     obligation_id: str = Field(sa_type=Uuid)
     version: int

@@ -6,15 +6,28 @@ from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from msgspec import Struct
 from msgspec.json import decode, encode
-from sqlalchemy import Table
+from sqlalchemy import MetaData, Table
 from sqlalchemy.dialects.postgresql import dialect
+from sqlalchemy.orm import registry
 from sqlmodel import SQLModel
 
 from services.chassis.transaction import Transaction
 
 Value = TypeVar("Value", bound=Struct)
 Columns = tuple[str, ...]
+HALF_FULL = {"fillfactor": 50}      # rows that are updated soon after birth find room on their own page
 _DIALECT = dialect()  # type: ignore[no-untyped-call]
+_NAMES = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+
+def registry_of(service: str) -> registry:
+    """The registry of a service's own tables, in its own schema: they never meet another service's."""
+    return registry(metadata=MetaData(schema=service, naming_convention=_NAMES))
 
 
 class Rows(Generic[Value]):

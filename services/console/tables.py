@@ -1,20 +1,17 @@
 """How does the console keep what it has heard?"""
 
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
-from sqlalchemy import BigInteger, MetaData, PrimaryKeyConstraint, SmallInteger, Text, Uuid, text
+from sqlalchemy import BigInteger, PrimaryKeyConstraint, SmallInteger, Text, Uuid, text
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
 from sqlmodel import Field, Index, SQLModel
 
-_NAMES = {"pk": "pk_%(table_name)s", "ix": "ix_%(table_name)s_%(column_0_N_name)s"}
+from services.chassis.rows import HALF_FULL, registry_of
 
 
-class Base(SQLModel, registry=registry(metadata=MetaData(schema="console", naming_convention=_NAMES))):
-    """The console's own registry: its tables never meet a service's."""
-
-    metadata: ClassVar[MetaData]
+class Base(SQLModel, registry=registry_of("console")):
+    """What all tables of console have in common."""
 
 
 class Step(Base, table=True):
@@ -63,7 +60,7 @@ class Tally(Base, table=True):
     """Facts of a type that each partition brought. A partition has one reader, so nobody waits for a row."""
 
     __tablename__ = "tally"
-    __table_args__ = (PrimaryKeyConstraint("topic", "part", "type"), {"info": {"fillfactor": 50}})
+    __table_args__ = (PrimaryKeyConstraint("topic", "part", "type"), {"info": HALF_FULL})
     topic: str = Field(sa_type=Text)
     part: int = Field(sa_type=SmallInteger)
     type: str = Field(sa_type=Text)

@@ -1,12 +1,10 @@
 """How does enrollment keep people, applications and coverages?"""
 
 from datetime import date, datetime
-from typing import ClassVar
 
 from sqlalchemy import (
     CheckConstraint,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Text,
@@ -15,22 +13,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
 from sqlmodel import Field, Index, SQLModel
 
-SCHEMA = "enrollment"
-_HALF_FULL = {"fillfactor": 50}      # rows that are updated soon after birth find room on their own page
+from services.chassis.rows import HALF_FULL, registry_of
 
 
-class Base(SQLModel, registry=registry(metadata=MetaData(
-    schema=SCHEMA,
-    naming_convention={"pk": "pk_%(table_name)s", "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-                       "ck": "ck_%(table_name)s_%(constraint_name)s",
-                       "ix": "ix_%(table_name)s_%(column_0_N_name)s"},
-))):
-    """Enrollment's own registry: its tables never meet another service's."""
-
-    metadata: ClassVar[MetaData]
+class Base(SQLModel, registry=registry_of("enrollment")):
+    """What all tables of enrollment have in common."""
 
 
 class Person(Base, table=True):
@@ -78,7 +67,7 @@ class Enrollment(Base, table=True):
         # One live application for a person and year, whatever the code does; rejected ones may be many.
         Index("uq_enrollment_live", "person_id", "insurance_year", unique=True,
               postgresql_where=text("status <> 'REJECTED'")),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     enrollment_id: str = Field(sa_type=Uuid, primary_key=True)
     person_id: str = Field(sa_type=Uuid)
@@ -109,7 +98,7 @@ class Coverage(Base, table=True):
             "status = 'PENDING' or approved_at is not null and paid_at is not null and starts_on <= ends_on",
             name="grounds",
         ),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     enrollment_id: str = Field(sa_type=Uuid, primary_key=True)
     person_id: str = Field(sa_type=Uuid)

@@ -1,20 +1,16 @@
 """How does notify keep whom it can reach and what it has told?"""
 
 from datetime import datetime
-from typing import ClassVar
 
-from sqlalchemy import CheckConstraint, MetaData, SmallInteger, Text, Uuid
+from sqlalchemy import CheckConstraint, SmallInteger, Text, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
-_NAMES = {"pk": "pk_%(table_name)s", "ck": "ck_%(table_name)s_%(constraint_name)s"}
+from services.chassis.rows import HALF_FULL, registry_of
 
 
-class Base(SQLModel, registry=registry(metadata=MetaData(schema="notify", naming_convention=_NAMES))):
-    """Notify's own registry: its tables never meet another service's."""
-
-    metadata: ClassVar[MetaData]
+class Base(SQLModel, registry=registry_of("notify")):
+    """What all tables of notify have in common."""
 
 
 class Addressee(Base, table=True):
@@ -39,7 +35,7 @@ class Notification(Base, table=True):
     __table_args__ = (
         CheckConstraint("status in ('SENDING', 'DEFERRED', 'FALLBACK', 'SENT', 'DEAD')", name="status"),
         CheckConstraint("road in ('SMS', 'EMAIL')", name="road"),
-        {"info": {"fillfactor": 50}},
+        {"info": HALF_FULL},
     )
     notification_id: str = Field(sa_type=Uuid, primary_key=True)
     person_id: str = Field(sa_type=Uuid)

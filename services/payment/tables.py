@@ -1,12 +1,10 @@
 """How does payment keep obligations, orders, receipts of money and the ledger?"""
 
 from datetime import datetime
-from typing import ClassVar
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Text,
@@ -14,30 +12,13 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import registry
 from sqlmodel import Field, Index, SQLModel
 
-SCHEMA = "payment"
-_HALF_FULL = {"fillfactor": 50}  # rows that are updated once soon after birth find room on their own page
+from services.chassis.rows import HALF_FULL, registry_of
 
 
-class Base(
-    SQLModel,
-    registry=registry(
-        metadata=MetaData(
-            schema=SCHEMA,
-            naming_convention={
-                "pk": "pk_%(table_name)s",
-                "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-                "ck": "ck_%(table_name)s_%(constraint_name)s",
-                "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-            },
-        )
-    ),
-):
-    """Payment's own registry: its tables never meet another service's."""
-
-    metadata: ClassVar[MetaData]
+class Base(SQLModel, registry=registry_of("payment")):
+    """What all tables of payment have in common."""
 
 
 class Obligation(Base, table=True):
@@ -50,7 +31,7 @@ class Obligation(Base, table=True):
         CheckConstraint("status in ('DUE', 'WAIVED', 'SETTLED')", name="status"),
         CheckConstraint("due_fen >= 0", name="due"),
         CheckConstraint("status <> 'SETTLED' or order_id is not null", name="settled_by_an_order"),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     obligation_id: str = Field(sa_type=Uuid, primary_key=True)
     person_id: str = Field(sa_type=Uuid)
@@ -98,7 +79,7 @@ class Order(Base, table=True):
             name="status",
         ),
         CheckConstraint("amount_fen > 0", name="amount"),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     order_id: str = Field(sa_type=Uuid, primary_key=True)
     person_id: str = Field(sa_type=Uuid)
@@ -126,7 +107,7 @@ class OrderItem(Base, table=True):
         Index(
             "uq_order_item_settled", "obligation_id", unique=True, postgresql_where=text("status = 'SETTLED'")
         ),
-        {"info": _HALF_FULL},
+        {"info": HALF_FULL},
     )
     order_id: str = Field(sa_type=Uuid)
     item: int = Field(sa_type=SmallInteger)

@@ -190,3 +190,13 @@ async def test_money_for_an_older_version_settles_the_version_that_the_payer_saw
     (fact,) = world.published
     assert isinstance(fact, PaymentSettled)
     assert (fact.version, fact.amount_fen) == (1, 40_000)
+
+
+async def test_unpaid_orders_of_strangers_never_wait_for_each_other(world: World) -> None:
+    await world.when(bill(LI_NA), bill(WANG_JUN))
+    orders = [await ordered(world, each, request_id=f"cart-{each.person_id}") for each in (LI_NA, WANG_JUN)]
+
+    of_state = world.on.by_type["OrderState"].refs
+    one, other = (of_state(OrderState(**order, round=0, state="USERPAYING")) for order in orders)
+
+    assert set(one).isdisjoint(other)
