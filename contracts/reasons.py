@@ -198,6 +198,12 @@ class Reason(Enum):
         "let another officer decide",
     )
     # Bills and payment
+    PAY_TIME_UNPROVEN = (
+        "缴费时间待核实",
+        "the pay time lies in the collection window, but it was reported a day or more after the window closed",
+        "等待对账文件核实",
+        "wait for the day file, which proves the pay time",
+    )
     BILL_NOT_FOUND = (
         "查无缴费单",
         "no such bill",

@@ -227,7 +227,7 @@ def _explained(category: str, certified: tuple[str, ...], due: int, policy: Poli
     ]
     if category != ORDINARY:
         zh, relief = resident.categories[category].zh, resident.personal_fen - due
-        steps.append(f"经认定为{zh}，个人缴纳{yuan(due)}，资助{yuan(relief)}")
+        steps.append(f"经认定为{zh}，个人缴纳{yuan(due)}" + (f"，资助{yuan(relief)}" if relief else ""))
     if len(certified) > 1:
         steps.append("同时符合多个类别的，按个人缴费最低的类别执行")
     steps.append(f"应缴{yuan(due)}，请于{closes.year}年{closes.month}月{closes.day}日前（含当日）缴纳")

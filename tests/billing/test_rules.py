@@ -91,6 +91,10 @@ def test_a_bill_says_step_by_step_why() -> None:
     ]
 
 
+def test_a_category_that_pays_in_full_hears_of_no_relief() -> None:
+    assert premium(("student",), policy=POLICY).explanation[2] == "经认定为在校在园学生，个人缴纳400.00元"
+
+
 @pytest.mark.parametrize(
     ("fen", "text"), [(0, "0.00元"), (1, "0.01元"), (12_000, "120.00元"), (40_099, "400.99元")])
 def test_fen_are_read_as_yuan(fen: int, text: str) -> None:

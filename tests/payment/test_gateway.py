@@ -30,7 +30,6 @@ LI_NA = "01931a00-0000-7000-8000-000000000001"
 HER_CHILD = "01931a00-0000-7000-8000-0000000000a1"
 HER_OWN = "01931a00-0000-7000-8000-0000000000a2"
 CALLBACK = "http://127.0.0.1:9/v1/wechat/notify"      # nobody listens: these tests mint callbacks themselves
-PAID_AT = datetime(2024, 11, 5, 1, 30, tzinfo=UTC)
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +153,7 @@ async def test_asking_hears_the_state(
     order = an_order()
     await gateway.send(order)
     if behaviour:
-        await at_the_provider(provider, "/simulator/pay", out_trade_no=order.order_no, behaviour=behaviour,
-                              paid_at="2024-11-05T09:30:00+08:00")
+        await at_the_provider(provider, "/simulator/pay", out_trade_no=order.order_no, behaviour=behaviour)
 
     heard = await gateway.send(asking(order, round=2))
 
@@ -166,7 +164,8 @@ async def test_asking_hears_the_state(
         2,
         [HER_CHILD, HER_OWN],
     )
-    assert heard.paid_at == (PAID_AT if state == "SUCCESS" else None)
+    assert (heard.paid_at is not None) == (state == "SUCCESS")
+    assert heard.paid_at is None or abs(heard.paid_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 async def test_a_stranger_order_is_absent(gateway: WeChat) -> None:

@@ -1,6 +1,6 @@
 """Whose money it is, as tables: the outcome stands last, a row for each reason."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -189,6 +189,7 @@ def reported(**more: Any) -> ReportPayment:
     return replace(command, **more)
 
 
+at = datetime.fromisoformat
 SOMEBODY = Identity(name="王伟", id_number=LI_NA_CARD.id_number)
 
 
@@ -199,6 +200,8 @@ SOMEBODY = Identity(name="王伟", id_number=LI_NA_CARD.id_number)
         (reported(), LOCKED, LI_NA_CARD, None),  # money in hand wins over an order that nobody has paid
         (reported(paid_at=NOW + timedelta(minutes=5)), DUE_400, LI_NA_CARD, None),
         (reported(paid_at=NOW + timedelta(minutes=6)), DUE_400, LI_NA_CARD, Reason.CLOCK_SKEW),  # I26
+        (reported(paid_at=at("2024-09-30T23:59:59+08:00")), DUE_400, LI_NA_CARD, Reason.WINDOW_CLOSED),  # B11
+        (reported(paid_at=at("2024-10-01T00:00:00+08:00")), DUE_400, LI_NA_CARD, None),
         (reported(), WAIVED, LI_NA_CARD, Reason.BILL_NOT_PAYABLE),
         (reported(amount_fen=39_999), DUE_400, LI_NA_CARD, Reason.AMOUNT_MISMATCH),  # G16
         (reported(insurance_year=2024), DUE_400, LI_NA_CARD, Reason.PERIOD_MISMATCH),
@@ -213,6 +216,24 @@ def test_a_counters_money_fits_the_bill_or_has_one_reason(
     command: ReportPayment, due: Obligation, payer: Identity, reason: Reason | None
 ) -> None:
     outcome = money.judge(command, due=due, person=LI_NA_CARD, payer=payer, now=NOW)
+    assert outcome == (money.Misfits(reason) if reason else money.Fits())
+
+
+@pytest.mark.parametrize(
+    ("paid_at", "heard_at", "reason"),
+    [
+        ("2025-03-31T23:59:58+08:00", "2025-04-01T00:07:00+08:00", None),  # G18
+        ("2025-03-31T23:59:58+08:00", "2025-04-01T23:59:59+08:00", None),
+        ("2025-03-31T23:59:58+08:00", "2025-04-02T00:00:00+08:00", Reason.PAY_TIME_UNPROVEN),  # G18
+        ("2025-04-01T00:00:00+08:00", "2025-04-09T00:00:00+08:00", None),  # late by its own word
+        ("2024-12-01T10:00:00+08:00", "2025-01-20T10:00:00+08:00", None),  # the window is still open
+    ],
+)
+def test_a_pay_time_in_the_window_must_be_reported_before_the_day_file(
+    paid_at: str, heard_at: str, reason: Reason | None
+) -> None:
+    command = reported(paid_at=at(paid_at))
+    outcome = money.judge(command, due=DUE_400, person=LI_NA_CARD, payer=LI_NA_CARD, now=at(heard_at))
     assert outcome == (money.Misfits(reason) if reason else money.Fits())
 
 

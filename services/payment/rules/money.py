@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -10,6 +11,7 @@ from msgspec.structs import replace
 from contracts.enrollment import Identity
 from contracts.message import OrderId, PersonId
 from contracts.payment import ReportPayment
+from contracts.policy import in_force
 from contracts.reasons import Reason, Refused, refused
 from services.payment.rules import (
     ORDER,
@@ -29,6 +31,11 @@ from services.payment.rules.orders import Unchanged, freed
 
 # How far a bank's pay time may lie ahead of our clock. Source: reliability I26.
 AHEAD = timedelta(minutes=5)
+
+# How many whole days after the window a bank's word for a pay time inside it is believed. Source: domain G18.
+BELIEVED_FOR = timedelta(days=1)
+
+CHINA = ZoneInfo("Asia/Shanghai")
 
 # How long a bank's report waits for a bill or a person that we do not know yet, by the system clock; then its
 # money stands in suspense. A fast bank overtakes our own BillIssued by seconds; ten minutes outlast a
@@ -202,9 +209,19 @@ class Misfits(Struct, frozen=True):
 def judge(
     command: ReportPayment, *, due: Obligation, person: Identity, payer: Identity, now: datetime
 ) -> Fits | Misfits:
-    """Does a counter's money fit the bill? Guards in the order of Reason. Source: domain F3, B14, G16."""
+    """Does a counter's money fit the bill? Guards in the order of Reason. Source: domain F3, B11, B14, G16.
+
+    The counter's own pay time decides, in China's days: not before the window opened, and one inside it is
+    believed until the day file should be there (G18). After the window it fits, and cover waits.
+    """
     if command.paid_at > now + AHEAD:
         return Misfits(Reason.CLOCK_SKEW)
+    window = in_force(due.region_code, due.insurance_year).window
+    paid_on, heard_on = command.paid_at.astimezone(CHINA).date(), now.astimezone(CHINA).date()
+    if paid_on < window.opens:
+        return Misfits(Reason.WINDOW_CLOSED)
+    if paid_on <= window.closes < heard_on - BELIEVED_FOR:
+        return Misfits(Reason.PAY_TIME_UNPROVEN)
     if due.status == DueStatus.WAIVED:
         return Misfits(Reason.BILL_NOT_PAYABLE)
     if command.amount_fen != due.due_fen:
