@@ -1,7 +1,8 @@
-"""What if a header's name is no text? aiokafka raises, and would never read past that record again.
+"""What if a batch of records is not as aiokafka expects? It would never read past it again.
 
-The broker takes such a record from anybody who may write. Its batch is read once more, slowly, with the name
-mended; every other batch is read as fast as before.
+The broker takes such a batch from anybody who may write. One with a header's name that is no text is read
+once more, slowly, with the name mended. One that would unfold to gigabytes is not unfolded: one unreadable
+record stands for it. Every other batch is read as fast as before.
 """
 
 from collections.abc import Iterator
@@ -12,8 +13,10 @@ from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import MemoryRecords
 from typing_extensions import override
 
-# of a batch: where its length stands, which counts what follows it
-_LENGTH_AT, _BEFORE_LENGTH_ENDS = 8, 12
+from services.chassis.unfolded import is_too_large
+
+# of a batch: where its length stands, which counts what follows it; its version; its codec; its records
+_LENGTH_AT, _BEFORE_LENGTH_ENDS, _MAGIC_AT, _CODEC_AT, _RECORDS_AT = 8, 12, 16, 22, 61
 
 
 class Records:
@@ -43,10 +46,26 @@ class _Batch:
         return next(self._fast)
 
     def __iter__(self) -> Iterator[Any]:
+        if self._data[_MAGIC_AT] == 2 and is_too_large(self._data[_CODEC_AT] & 7, self._data[_RECORDS_AT:]):
+            yield _StandIn(self._fast)
+            return
         try:
             yield from self._fast
         except UnicodeDecodeError:
             yield from _SlowBatch(self._data.tobytes())  # the fetcher skips the offsets that it has
+
+
+class _StandIn:
+    """What a lane sees of a batch that is not unfolded, in the place of its last record: a type that nobody
+    knows, so that the topic's owner keeps it.
+    """
+
+    key = value = checksum = None
+    headers = (("ce_type", b"a batch that unfolds to more than 64 MiB"),)
+
+    def __init__(self, batch: Any) -> None:
+        self.offset, self.timestamp = batch.next_offset - 1, batch.max_timestamp
+        self.timestamp_type = batch.timestamp_type
 
 
 class _SlowBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
