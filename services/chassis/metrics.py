@@ -101,8 +101,8 @@ FORMS: dict[Metric, Form] = {
     "canbao_fact_gap": Form(
         "counter",
         ("service", "topic"),
-        "Records skipped by a consumer group and fetched again.",
-        "Any: somebody reset offsets or retention was too short; check that the refill was complete.",
+        "Records skipped by a consumer group and fetched again, or facts missing in an aggregate's count.",
+        "gap_refilled in the log: offsets were reset, all is fetched again. sequence_gap: order a republish.",
     ),
     "canbao_parked": Form(
         "counter",
@@ -220,7 +220,7 @@ def commit_failed(service: str, lane: str) -> None:
 
 
 def fact_gap(service: str, topic: str) -> None:
-    """The group's offset was past what the database has done."""
+    """The group's offset was past what the database has done, or a fact skipped a number."""
     _child("canbao_fact_gap", service, topic).inc()
 
 

@@ -99,6 +99,19 @@ def test_what_the_readme_says_to_type_shows_what_it_says(lived: Lived, script: s
 
 
 @pytest.mark.timeout(240)
+def test_operators_can_type_what_the_chassis_tells_them(lived: Lived) -> None:
+    (script,) = blocks("services/chassis/README.md", "sh", run=True)
+
+    typed = script.replace("./canbao", f"{sys.executable} -m cli")
+
+    done = run(lived, "bash", "-euo", "pipefail", "-c", typed)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"outcome": "ACCEPTED"') == 3, done.stdout
+    assert '"why": {}' in done.stdout
+
+
+@pytest.mark.timeout(240)
 def test_the_readmes_consumer_reads_every_bill_once(lived: Lived) -> None:
     (program,) = blocks(LANGUAGES[0], "python", run=False)
 
