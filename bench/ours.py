@@ -59,14 +59,15 @@ async def silence_gateway(db: asyncpg.Connection) -> None:
 
 
 async def until_known(db: asyncpg.Connection, people: int, seconds: float = 60.0) -> None:
-    """Until payment and notify have heard of everybody. Raises Broken."""
+    """Until billing, payment and notify have heard of everybody. Raises Broken."""
     end = time.monotonic() + seconds
     while True:
         known = await db.fetchrow(
-            "select (select count(*) from payment.person), (select count(*) from notify.addressee)"
+            "select (select count(*) from billing.identification), (select count(*) from payment.person),"
+            " (select count(*) from payment.identification), (select count(*) from notify.addressee)"
         )
         if min(known) >= people:
             return
         if time.monotonic() > end:
-            raise Broken(f"payment knows {known[0]} of {people} people, notify {known[1]}")
+            raise Broken(f"of {people} people billing, payment (twice) and notify know {tuple(known)}")
         await asyncio.sleep(0.1)
