@@ -14,6 +14,7 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException
 from msgspec import DecodeError
 from msgspec.json import decode
 
+from cli.written import standing
 from contracts.message import CONTRACTS
 from contracts.partners import PARTNERS
 from contracts.topics import OPERATED, PARTITIONS, TOPICS
@@ -36,8 +37,11 @@ LATE_SECONDS = 60  # a row may wait so long for a broker that answers
 _SERVICES = {s.service: s for s in (enrollment, billing, payment, notify, console)}
 _OWNER_OF_PARTNER_TOPIC = {partner.topic: partner.code for partner in PARTNERS.values()}
 _INBOX = "select ce_id::text from {s}.inbox where ce_id = any($1::uuid[])"
-_OUTBOX = "select ce_id::text from {s}.outbox where ce_id = any($1::uuid[])"
-_REMEMBERED = "select request_id from {s}.request where request_id = any($1)"
+_REMEMBERED = (
+    "select request_id from {s}.request where request_id = any($1)"
+    f" and partner = any(array{list(PARTNERS)})"
+)
+_TOLD = "select channel_ref from console.step where channel_ref = any($1) and channel_ref <> ''"
 _ANSWERED = "select subject from {s}.outbox where subject = any($1) and type like 'answer.%'"
 Place = tuple[str, int]
 
@@ -308,7 +312,7 @@ async def _forged(strange: list[Record], db: asyncpg.Connection) -> list[str]:
                 wanted[service].add(record.ce_id)
     known: set[str] = set()
     for service, ids in wanted.items():
-        known |= await _ids(db, _OUTBOX.format(s=service), list(ids))
+        known |= await standing(db, service, ids)
     newest = max((record.at_ms for record in strange), default=0)
     return [
         f"{record.place} ({record.type or 'no type'}) stands in no outbox"
@@ -374,14 +378,17 @@ async def _unanswered(
     for record, _ in asked:
         if not any(record.place in look.parked[service] for service in OPERATED):
             left.append((record, str(_body(record).get("request_id", ""))))
-    for question in (_REMEMBERED, _ANSWERED):
-        for service in OPERATED:
-            if left:
-                known = await _ids(
-                    db, question.format(s=service), sorted({request_id for _, request_id in left})
-                )
-                left = [(record, request_id) for record, request_id in left if request_id not in known]
+    # The console has an index; an outbox has none, and is read only for what nobody else knows.
+    for question in (*_each(_REMEMBERED), _TOLD, *_each(_ANSWERED)):
+        if left:
+            known = await _ids(db, question, sorted({request_id for _, request_id in left}))
+            left = [(record, request_id) for record, request_id in left if request_id not in known]
     return [
         f"{record.place} ({record.type or 'no type'}) was consumed and neither answered nor parked"
         for record, _ in left
     ]
+
+
+def _each(question: str) -> list[str]:
+    """The question to each service."""
+    return [question.format(s=service) for service in OPERATED]

@@ -30,6 +30,7 @@ _ANSWERS = frozenset(ANSWER_TYPES.values())
 _COMPACTED = contract_of(PersonRecorded).type  # the console keeps a person, not the step
 _ABOUT = """
 key = any($1::text[]) or journey = any($2::text[]) and journey <> ''
+or type = any($3::text[]) and subject = any($4::text[])
 or type = any($3::text[])
    and exists (select from unnest($1::text[]) p where position(convert_to(p, 'UTF8') in payload) > 0)"""
 
@@ -44,22 +45,26 @@ class History(Struct, frozen=True):
 
 
 async def listen(
-    connections: list[asyncpg.Connection], persons: Iterable[str], journeys: Iterable[str]
+    connections: list[asyncpg.Connection],
+    persons: Iterable[str],
+    journeys: Iterable[str],
+    numbers: Iterable[str],
 ) -> History:
-    """All that was said to or about these persons, or on these journeys; each once.
+    """All that was said to or about these persons, on these journeys or under these partners' numbers; each
+    once.
 
     connections: one for each of SERVICES, as the auditor.
     """
-    who, ways = sorted(persons), sorted(journeys)
-    steps = await _remembered(connections[0], who, ways)
+    who, ways, refs = sorted(persons), sorted(journeys), sorted(numbers)
+    steps = await _remembered(connections[0], who, ways, refs)
     parts = sorted({partition_of(person) for person in who} | {kept.part for kept in steps})
-    about = (_ABOUT, who, ways, sorted(_ANSWERS))
+    about = (_ABOUT, who, ways, sorted(_ANSWERS), refs)
     known = {kept.ce_id: kept for kept in steps}
     behind: list[str] = []
 
     async def look(service: str, db: asyncpg.Connection) -> None:
         for said in await _said(db, service, *about):
-            if said.person_id in who or said.journey in ways:
+            if said.person_id in who or said.journey in ways or said.channel_ref in refs:
                 known.setdefault(said.ce_id, said)
         behind.extend(await _behind(db, service, parts))
 
@@ -67,10 +72,14 @@ async def listen(
     return History(list(known.values()), sorted(behind))
 
 
-async def _remembered(db: asyncpg.Connection, who: list[str], ways: list[str]) -> list[Step]:
+async def _remembered(
+    db: asyncpg.Connection, who: list[str], ways: list[str], refs: list[str]
+) -> list[Step]:
     by_person = await db.fetch(_STEPS.format(where="person_id = any($1::uuid[])"), who)
     by_journey = await db.fetch(_STEPS.format(where="journey = any($1::text[]) and journey <> ''"), ways)
-    return [Step(**{**row, "about": decode(row["about"])}) for row in (*by_person, *by_journey)]
+    by_ref = await db.fetch(_STEPS.format(where="channel_ref = any($1::text[]) and channel_ref <> ''"), refs)
+    rows = (*by_person, *by_journey, *by_ref)
+    return [Step(**{**row, "about": decode(row["about"])}) for row in rows]
 
 
 async def lately(connections: list[asyncpg.Connection], ce_id: str) -> Step | None:

@@ -53,10 +53,12 @@ with refs as (
     union select * from unnest($3::text[], $4::text[]))
 select channel_code, channel_ref, amount_fen, reason, received_at
 from refs join payment.receipt using (channel_code, channel_ref)"""
+# "offset 0" keeps the condition on order_id out of the inner query: it goes by the index on entry_id.
 _LEDGER = """
 select entry_id::text, leg, account, amount_fen, posted_at
-from unnest($1::uuid[], $2::uuid[]) about(low, high)
-join payment.ledger on entry_id between low and high and order_id = any($3::uuid[])
+from unnest($1::uuid[], $2::uuid[]) about(low, high),
+lateral (select * from payment.ledger where entry_id between low and high offset 0) lines
+where order_id = any($3::uuid[])
 union select entry_id::text, leg, account, amount_fen, posted_at from payment.ledger
 where entry_id in (select funds_id from payment.funds where enrollment_id = any($4::uuid[]))"""
 _REGISTERED = """
@@ -175,12 +177,13 @@ async def find(stack: Stack, wanted: str) -> Timeline | None:
 
         connections = await asyncio.gather(*(connect() for _ in SERVICES))
         scope = await resolve(connections, wanted)
-        return None if scope is None else await _tell(connections, scope, wanted)
+        told = await _tell(connections, scope or Scope(kind="request", persons=set(), whole=True), wanted)
+        return told if scope or told.entries else None  # a refusal may be all that there is of a request
 
 
 async def _tell(connections: list[asyncpg.Connection], scope: Scope, wanted: str) -> Timeline:
     db = connections[0]
-    heard = await listen(connections, scope.persons, scope.journeys)
+    heard = await listen(connections, scope.persons, scope.journeys, [wanted])
     steps = [step for step in heard.steps if scope.whole or step.journey in ("", *scope.journeys)]
     scope.add({step.enrollment_id for step in steps if step.enrollment_id})
     if scope.whole:
@@ -308,7 +311,7 @@ async def _states(db: asyncpg.Connection, ids: _Ids) -> list[State]:
 
 async def _money(db: asyncpg.Connection, ids: _Ids, steps: list[Step]) -> list[Entry]:
     """Receipts and ledger lines. The ledger is found by time: its entries are named when their fact is."""
-    refs = [(step.about["channel_code"], step.channel_ref) for step in steps if step.channel_ref]
+    refs = [(step.about["channel_code"], step.channel_ref) for step in steps if step.type in _POSTED]
     codes, numbers = [code for code, _ in refs], [ref for _, ref in refs]
     receipts = await db.fetch(_RECEIPTS, ids.orders, ids.enrollments, codes, numbers)
     entries = [

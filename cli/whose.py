@@ -36,7 +36,7 @@ select i.person_id, o.enrollment_id, '' from taken join payment.order_item i usi
 left join payment.obligation o on o.obligation_id = i.obligation_id
 union select o.person_id, o.enrollment_id, '' from taken join payment.obligation o using (obligation_id)
 union select person_id, enrollment_id, journey from console.step
-where channel_ref = $1 and channel_ref <> ''"""
+where channel_ref = $1 and channel_ref <> '' and type not like 'answer.%'"""
 _REQUEST = """
 select partner, request_id, command, answer, key, at + skew
 from {service}.request, {service}.clock where partner = any($1::text[]) and request_id = $2"""

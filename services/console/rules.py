@@ -27,7 +27,7 @@ class Place(Struct, frozen=True, gc=False):
 
 
 class Step(Struct, frozen=True, gc=False):
-    """One published fact."""
+    """One published fact, or one answer. channel_ref: the partner's own number of the payment or request."""
 
     ce_id: str
     at: datetime
@@ -83,6 +83,9 @@ _CASE = ("region_code", "scheme", "insurance_year")
 _TOLD = ("template", "road", "to_masked")
 
 WORDS: Mapping[type[Struct], Words] = {
+    enrollment.PersonIdentified: Words(
+        "渠道已核实身份", "identified by the channel", "", ("region_code", "channel_code")
+    ),
     enrollment.EnrollmentSubmitted: Words(
         "已受理参保登记", "application taken in", "submitted", (*_CASE, "channel_code", "categories")
     ),
@@ -226,7 +229,7 @@ def answered(answer: Accepted | Rejected, place: Place, *, key: str) -> Step:
         ids["enrollment"],
         ids["obligation"],
         ids["order"],
-        "",
+        answer.request_id,
         about,
     )
 

@@ -106,7 +106,8 @@ _UUID = re.compile(r"[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}")
 async def timeline(db: Reads, wanted: str) -> Timeline | None:
     """All steps of the person or of the journeys that the id belongs to, in order. None: nobody has said it.
 
-    wanted: an id with or without dashes, a bill as obligation_id/version, or a channel's transaction number.
+    wanted: an id with or without dashes, a bill as obligation_id/version, or a channel's number of a
+    transaction or request.
     """
     if not wanted.isprintable() or len(wanted) > LONGEST_ID:
         return None

@@ -10,12 +10,14 @@ from msgspec import Struct
 from msgspec.json import decode, encode
 from msgspec.structs import asdict
 
-from contracts.answers import ANSWER_TYPES, Accepted
+from contracts.answers import ANSWER_TYPES, Accepted, Answer, Rejected
 from contracts.billing import BillIssued
 from contracts.enrollment import EnrollmentApproved
 from contracts.message import CONTRACTS, EnrollmentId, ObligationId, OrderId, PersonId, contract_of
 from contracts.partners import PARTNERS
 from contracts.payment import PaymentSettled
+from contracts.reasons import Reason
+from contracts.reasons import refused as refusal_of
 from contracts.topics import SERVICES
 from sandbox.stack import Stack
 from services.chassis.ids import partition_of, uuid7
@@ -274,13 +276,24 @@ class Year:
                 said.topic, said.payload, headers(said, f"/{service}")
             )
 
-    async def answer(self, service: str, request_id: str, command: str, key: str, **result: str) -> None:
+    async def answer(
+        self,
+        service: str,
+        request_id: str,
+        command: str,
+        key: str,
+        refused: Reason | None = None,
+        **result: str,
+    ) -> None:
         """What WeChat was told, as the outbox says it; its request is remembered."""
-        told = Accepted(request_id=request_id, command=command, answered_at=NOON, result=result)
+        head: dict[str, Any] = {"request_id": request_id, "command": command, "answered_at": NOON}
+        told: Answer = Accepted(**head, result=result)
+        if refused is not None:
+            told = Rejected(**head, refusal=refusal_of(refused))
         self.events[request_id] = uuid7()
         await self.put(
             f"{service}.outbox", batch_id=len(self.events), n=0, part=self.part, topic=WECHAT.replies,
-            type=ANSWER_TYPES[Accepted], seq=1, key=key, ce_id=self.events[request_id], subject=request_id,
+            type=ANSWER_TYPES[type(told)], seq=1, key=key, ce_id=self.events[request_id], subject=request_id,
             ce_time=NOON, journey="", payload=encode(told),
         )  # fmt: skip
         await self.put(
@@ -304,7 +317,7 @@ class Year:
                 if row["type"] in CONTRACTS:
                     kept = step(decode(row["payload"], type=CONTRACTS[row["type"]].message), place)
                 else:
-                    kept = answered(decode(row["payload"], type=Accepted), place, key=row["key"])
+                    kept = answered(decode(row["payload"], type=Accepted | Rejected), place, key=row["key"])
                 await self.put("console.step", **{**asdict(kept), "about": encode(kept.about).decode()})
                 await self.put("console.inbox", ce_id=row["ce_id"])
 

@@ -12,6 +12,7 @@ import pytest
 
 from cli.history import NEWEST
 from cli.timeline import Timeline, find
+from contracts.reasons import Reason
 from sandbox.stack import Stack
 from services.chassis.ids import uuid7
 from services.chassis.refs import Refs
@@ -132,6 +133,18 @@ async def test_commands_and_their_refusals_are_told_and_what_is_not_answered_yet
         found = await told(year, wanted)
         assert [e.details for e in found.entries if e.kind == "command"] == [f"wechat → {outcome}"]
         assert len(found.entries) == len(YEAR) + 1
+
+
+@pytest.mark.parametrize("heard", ["just now", "two months ago"])
+async def test_a_refused_registration_is_told_though_it_is_nobodys(year: Year, heard: str) -> None:
+    register = "enrollment.register_account.v1"
+    await year.answer("enrollment", "r-8", register, "r-8", refused=Reason.ID_CHECKSUM)
+    if heard == "two months ago":
+        await year.remember()
+        await year.db.execute("delete from enrollment.request")  # a refusal that says "try again" leaves none
+    found = await told(year, "r-8")
+    assert (found.persons, found.states) == ([], [])
+    assert [e.details for e in found.entries] == ["wechat → REJECTED 身份证号校验位不符（ID_CHECKSUM）"]
 
 
 async def test_what_is_parked_for_somebody_is_told(year: Year) -> None:

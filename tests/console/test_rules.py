@@ -63,6 +63,7 @@ def test_an_answer_is_about_whom_it_names_else_about_the_key(
 ) -> None:
     row = rules.answered(accepted("r-1", "enrollment.register_account.v1", **result), REPLY, key=key)
     assert (row.person_id, row.enrollment_id, row.journey) == (person_id, None, "")
+    assert row.channel_ref == "r-1"
 
 
 def test_of_a_refusal_only_reason_and_field_are_kept() -> None:

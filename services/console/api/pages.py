@@ -17,7 +17,7 @@ _KINDS = {
     "order": "订单",
     "journey": "参保登记",
     "event": "事件",
-    "transaction": "渠道流水号",
+    "transaction": "渠道流水号或请求号",
 }
 
 
@@ -48,8 +48,8 @@ def timeline(wanted: str, found: Timeline | None) -> str:
     """One way through all services, or that nobody has said anything about it."""
     if found is None:
         known = (
-            "本台只认参保人、登记、缴费单、订单、流水号和事件编号 · "
-            "only ids of persons, enrollments, bills, orders, transactions and events"
+            "本台只认参保人、登记、缴费单、订单、流水号、请求号和事件编号 · "
+            "only ids of persons, enrollments, bills, orders, transactions, requests and events"
         )
         return _page(
             wanted,
@@ -99,8 +99,8 @@ def _page(name: str, *body: str, refreshed: bool = False) -> str:
 
 def _search(wanted: str) -> Html:
     hint = (
-        "参保人、登记、缴费单、订单、流水号或事件编号 · "
-        "id of a person, enrollment, bill, order, transaction or event"
+        "参保人、登记、缴费单、订单、流水号、请求号或事件编号 · "
+        "id of a person, enrollment, bill, order, transaction, request or event"
     )
     said = f'placeholder="{hint}" aria-label="{hint}"'
     box = Html(f'<input name="id" value="{escape(wanted)}" {said} autocomplete="off" required>')
