@@ -75,9 +75,9 @@ def _tells(message: type[Struct]) -> Step:
                 )
             )
             call = SendSms(number, person, msgspec.Raw(contact.encode()), template, params)
-            calls.append((uuid7(), number, "SendSms", encode(call)))
+            calls.append((uuid7(), number, "SendSms", encode(call), f.journey))
         await work.copy("notification", _NOTIFICATION, rows)
-        await work.copy("call", ("id", "number", "type", "payload"), calls)
+        await work.copy("call", ("id", "number", "type", "payload", "journey"), calls)
 
     return Step(True, tell)
 
