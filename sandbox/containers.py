@@ -101,7 +101,7 @@ def provision(volumes: Path) -> None:
         except (KafkaException, OSError, asyncpg.CannotConnectNowError) as error:
             if time.monotonic() > end:
                 raise TimeoutError(f"the servers do not answer: {error}") from error
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_PAUSE_SECONDS)  # servers of other containers raise no event
     asyncio.run(_set_clock(stack, _skew(vault, "")))
 
 

@@ -315,7 +315,7 @@ class Drive:
                 return answer
             if not answer.refusal.retryable:
                 break
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause)  # as it was told
         return _granted(answer, f"citizen {citizen.number} {step.value}")
 
     # ---- the agency

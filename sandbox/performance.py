@@ -20,7 +20,7 @@ from contracts.topics import SERVICES
 from sandbox.city import City, Conduct
 from sandbox.drive import Drive, Outside, Refusal
 from sandbox.expected import Picture, differences, picture
-from sandbox.partner import Partner, published_topics, read_topics
+from sandbox.partner import Partner, read_topics
 from sandbox.people import REGION
 from sandbox.show import Report, Screen
 from sandbox.watch import Watch
@@ -121,19 +121,22 @@ async def _enter(exits: AsyncExitStack, ground: Ground) -> dict[str, Partner]:
         code: Partner(code, ground.kafka(code), load_keyring(ground.keys / f"{code}.json"), ground.now)
         for code in PARTNERS
     }
-    for partner in partners.values():
+
+    async def enter(partner: Partner) -> None:
         await partner.start()
         exits.push_async_callback(partner.stop)
+
+    await asyncio.gather(*map(enter, partners.values()))
     return partners
 
 
 async def _prepare(
     exits: AsyncExitStack, city: City, ground: Ground, partners: dict[str, Partner]
 ) -> tuple[Watch, Drive]:
-    published = await read_topics(ground.kafka("auditor"), published_topics(), from_start=False)
+    watch = Watch()
+    published = await read_topics(ground.kafka("auditor"), watch.topics, from_start=False)
     exits.push_async_callback(published.stop)
-    watch = Watch(published)
-    reading = asyncio.create_task(watch.run())
+    reading = asyncio.create_task(watch.run(published))
     exits.push_async_callback(_ended, reading)
     async with (
         aiohttp.ClientSession() as http,
@@ -194,7 +197,7 @@ async def _tick(drive: Drive, watch: Watch, plan: Picture, screen: Screen) -> No
              "covered": len(seen.covered), "notified": seen.told},
             targets,
         )
-        await asyncio.sleep(0.25)
+        await asyncio.sleep(0.25)  # eyes need no more
 
 
 async def _seen(drive: Drive, watch: Watch, ground: Ground) -> Picture:

@@ -175,7 +175,7 @@ class Postgres:
         while self._child.poll() is None and time.monotonic() < end:
             if self._is_ready():
                 return True
-            time.sleep(0.003)
+            time.sleep(0.003)  # its pid file raises no event
         self.stop("QUIT")
         return False
 

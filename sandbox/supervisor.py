@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from sandbox.clock import BEIJING, begin
+from sandbox.keys import make_keys
 from sandbox.lifeline import Child
 from sandbox.ports import write_private
 from sandbox.processes import ROOT, Process, make_processes
@@ -103,12 +104,12 @@ class Keeper:
         while True:
             assert self._child is not None
             while (code := self._child.poll()) is None:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_LOOK_SECONDS)  # a child's end raises no event on every system
             lived = time.time() - self._since
             self._failures = 1 if lived > _STEADY_SECONDS else self._failures + 1
             self._child.ask_to_stop()  # releases the pipe; the watcher goes with it
             self._phase, self._left = "waiting", code
-            await asyncio.sleep(pause_seconds(self._failures, code))
+            await asyncio.sleep(pause_seconds(self._failures, code))  # who keeps failing starts less often
             self._restarts += 1
             self._launch()
 
@@ -144,7 +145,7 @@ class Sandbox:
         while missing and time.monotonic() < end:
             missing = [name for name in missing if not await self.keepers[name].answers()]
             if missing:
-                await asyncio.sleep(_LOOK_SECONDS)
+                await asyncio.sleep(_LOOK_SECONDS)  # a door that opens raises no event
         return missing
 
     def start(self) -> None:
@@ -231,7 +232,9 @@ async def _started(
     folder: Path, servers: Servers, diary: "Diary", changes: Mapping[str, Mapping[str, Any]]
 ) -> Sandbox:
     """Servers, then what stands in them, then everything that needs it."""
+    keys = asyncio.create_task(asyncio.to_thread(make_keys, folder / "keys"))  # meanwhile
     stack = await asyncio.to_thread(servers.start)
+    await keys
     diary.say("Kafka and Postgres run")
     await asyncio.to_thread(provision_stack, stack, diary.say)
     skew = await begin(stack)

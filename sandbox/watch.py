@@ -16,19 +16,20 @@ from contracts.message import contract_of
 from contracts.notify import NotificationFailed, NotificationSent
 from contracts.operations import MessageParked
 from contracts.payment import FundsUnmatched, PaymentSettled
+from contracts.topics import OPERATED
 from sandbox.expected import Picture
 
 Verdict = BillIssued | BillWaived | EnrollmentReturned | EnrollmentRejected
 
 
 class Watch:
-    """Reads on until stopped. citizens: person_id to number, filled by whoever learns it; strangers are
-    counted apart.
+    """Reads on until stopped. topics: those to read. citizens: person_id to number, filled by whoever learns
+    it; strangers are counted apart.
 
     seen: the sets so far, without what only the answers and the SMS gateway know. counts: records by type.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+    def __init__(self) -> None:
         self.citizens: dict[str, int] = {}
         self.seen = Picture()
         self.counts: Counter[str] = Counter()
@@ -38,13 +39,15 @@ class Watch:
         self.templates: dict[str, str] = {}  # of what was told, by notification
         self.parked: Counter[tuple[str, str]] = Counter()  # (source, reason)
         self.last_at = time.monotonic()  # when the last record came
-        self._consumer = consumer
         self._verdicts: dict[str, asyncio.Future[Verdict]] = {}
         self._heard: set[bytes] = set()
         self._changed = asyncio.Event()
+        self.topics: set[str] = set()
         self._takes: dict[bytes, tuple[Callable[[bytes], Any], Callable[[Any], None]]] = {}
         for message, take in self._reactions():
-            self._takes[contract_of(message).type.encode()] = (msgspec.json.Decoder(message).decode, take)
+            contract = contract_of(message)
+            self.topics |= {contract.topic.format(service=service) for service in OPERATED}
+            self._takes[contract.type.encode()] = (msgspec.json.Decoder(message).decode, take)
 
     def _reactions(self) -> Iterable[tuple[type[Struct], Callable[[Any], None]]]:
         return (
@@ -61,10 +64,10 @@ class Watch:
             (MessageParked, self._parked),
         )
 
-    async def run(self) -> None:
-        """Read until cancelled."""
+    async def run(self, consumer: AIOKafkaConsumer) -> None:
+        """Read until cancelled. consumer: of the topics."""
         while True:
-            for records in (await self._consumer.getmany(timeout_ms=500)).values():
+            for records in (await consumer.getmany(timeout_ms=500)).values():
                 self.last_at = time.monotonic()
                 for record in records:
                     self._take(record.value, dict(record.headers))
@@ -86,7 +89,7 @@ class Watch:
             left = self.last_at + seconds - now
             if left <= 0:
                 return True
-            await asyncio.sleep(left)
+            await asyncio.sleep(left)  # quiet is that nothing happens: only time can tell
         return False
 
     def verdict(self, person_id: str) -> "asyncio.Future[Verdict]":

@@ -96,7 +96,7 @@ class Server:
             )
         )
         if fault == "timeout":
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # longer than any customer's patience
         if fault == "dropped":
             cast("asyncio.Transport", server.transport).abort()  # uvloop's is one in all but name
         return f"250 2.0.0 queued as {len(self.book):08d}"

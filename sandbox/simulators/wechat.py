@@ -123,7 +123,7 @@ class Provider:
                 raise Refused(429, "FREQUENCY_LIMIT_EXCEED", "频率超限")
             status, answer = self._answer(request, body)
             if fault.endswith("timeout"):
-                await asyncio.sleep(60)         # taken, but the merchant never hears it
+                await asyncio.sleep(60)  # taken, but longer than the merchant's patience
         except Refused as refused:
             status, answer = refused.status, {"code": refused.code, "message": refused.message}
         if status == 401:

@@ -65,13 +65,13 @@ class Courier:
 
     async def _deliver(self, url: str, clear: bytes, told: Told, delay: float) -> None:
         if delay:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(delay)  # the payer asked for it
         for pause in (*REPEATS, None):
             if await self._try(url, clear, told):
                 told.answered = True
                 return
             if pause is not None:
-                await asyncio.sleep(pause / self._speed)
+                await asyncio.sleep(pause / self._speed)  # the documented schedule
         self._counts["given_up"] += 1
 
     async def _try(self, url: str, clear: bytes, told: Told) -> bool:
