@@ -17,7 +17,7 @@ from msgspec import Struct
 from contracts.enrollment import ENROLLMENTS
 from contracts.partners import PARTNERS
 from contracts.topics import SERVICES
-from sandbox.city import City, Conduct
+from sandbox.city import City, Conduct, Line
 from sandbox.drive import Drive, Outside, Refusal
 from sandbox.expected import Picture, differences, picture
 from sandbox.partner import Partner, read_topics
@@ -232,8 +232,13 @@ def _complete(plan: Picture, drive: Drive) -> None:
 
 
 def _worth_a_look(city: City, watch: Watch) -> int:
-    """A citizen with a story: paid twice if there is one, else one who settled; blunders' citizen last."""
-    settled = sorted((n for n in watch.journeys if n >= 0), key=lambda number: (number == 0, number))
+    """A citizen with a story who could be told of it: paid twice if there is one, else one who settled;
+    blunders' citizen last.
+    """
+    settled = sorted(
+        (n for n in watch.journeys if n >= 0),
+        key=lambda number: (number == 0, city.citizens[number].line is not Line.TAKES, number),
+    )
     twice = [number for number in settled if city.citizens[number].conduct is Conduct.TWICE]
     return (twice or settled or [-1])[0]
 

@@ -28,6 +28,11 @@ _ZH = {
     "settled": "入账",
     "covered": "待遇生效",
     "notified": "通知",
+    "approved": "审核通过",
+    "waived": "免缴",
+    "suspense": "待处理款项",
+    "parked": "待修复消息",
+    "forged": "伪造签名",
 }
 MOST_LISTED = 5
 MARKS_IN_A_LINE = 10  # so that the line fits in 80 columns
@@ -146,9 +151,11 @@ def final(
         else "[red]outcomes differ from the plan ✗[/red]"
     )
     say_differences(report, out)
+    if report.invariants:
+        out("invariants 不变量 (./canbao verify says each in words):")
     marks = [f"{name} {'✓' if holds else '✗'}" for name, holds in report.invariants.items()]
     for start in range(0, len(marks), MARKS_IN_A_LINE):
-        out("  ".join(marks[start : start + MARKS_IN_A_LINE]))
+        out("  " + "  ".join(marks[start : start + MARKS_IN_A_LINE]))
     for part in timeline:
         out(part)
     if console_url:
@@ -166,22 +173,20 @@ def _table(report: Report) -> Table:
         title=f"canbao demo: {report.citizens:,} citizens in {report.seconds:.1f} s", show_header=False
     )
     for name in ("approved", "billed", "waived", "paid", "settled", "covered", "notified"):
-        table.add_row(name, f"{getattr(report, name):,}")
-    table.add_row("…by which road", _roads(report))
+        table.add_row(f"{name} {_ZH[name]}", f"{getattr(report, name):,}")
+    table.add_row("  by SMS / mail / nobody; SMS asked after", _roads(report))
     for name in ("suspense", "parked", "forged"):
-        table.add_row(name, f"{getattr(report, name):,}")
+        table.add_row(f"{name} {_ZH[name]}", f"{getattr(report, name):,}")
     for label, count in refusals(report.refused):
-        table.add_row(label, f"{count:,}")
-    table.add_row("ledger sum", f"{report.ledger_sum_fen / 100:.2f} yuan")
-    table.add_row("first settled payment after", f"{report.first_settled_seconds:.1f} s")
+        table.add_row(f"{label} {Reason[label.rpartition(' ')[2]].zh}", f"{count:,}")
+    table.add_row("ledger sum 总账合计", f"{report.ledger_sum_fen / 100:.2f} yuan")
+    table.add_row("first settled payment after 首笔入账", f"{report.first_settled_seconds:.1f} s")
     return table
 
 
 def _roads(report: Report) -> str:
-    return (
-        f"SMS {report.notified - report.by_mail:,} ({report.asked_after:,} asked after),"
-        f" mail {report.by_mail:,}, nobody {report.by_nobody:,}"
-    )
+    by_sms = report.notified - report.by_mail
+    return f"{by_sms:,} / {report.by_mail:,} / {report.by_nobody:,}; {report.asked_after:,}"
 
 
 def refusals(counts: dict[str, int]) -> list[tuple[str, int]]:

@@ -1,5 +1,6 @@
 """Does a whole city come out as planned, through real Kafka, real Postgres and every service?"""
 
+import io
 import json
 import os
 import pty
@@ -13,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from sandbox.postgres import remove
-from sandbox.show import fitted, refusals
+from sandbox.show import Report, final, fitted, refusals
 from sandbox.stack import PLAIN, Stack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +101,24 @@ def test_where_nothing_runs_one_line_says_so(
     assert ended.returncode == 1
     assert ended.stderr == f"canbao {verb[0]}: nothing runs here: ./canbao up starts it\n"
     assert not ended.stdout
+
+
+def test_the_table_fits_in_80_columns_and_says_in_one_line_who_was_told_by_which_road() -> None:
+    report = Report(
+        citizens=10_000, approved=9_830, billed=9_643, waived=187, paid=9_547, settled=9_507, covered=9_694,
+        notified=29_187, by_mail=325, by_nobody=99, asked_after=315, suspense=100, parked=50, forged=20,
+        refused={"IDEMPOTENCY_CONFLICT": 1, "PERSON_NOT_FOUND": 4_200}, ledger_sum_fen=0, journey="1" * 32,
+        seconds=55.5, first_settled_seconds=4.5, differences=[], invariants={"I1": True},
+    )  # fmt: skip
+    screen = Console(width=80, file=io.StringIO())
+
+    final(report, [], "", [], screen.print)
+
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert any("by SMS / mail / nobody" in line and "28,862 / 325 / 99; 315" in line for line in lines)
+    assert sum("│" in line for line in lines) == 15, "a row each"
 
 
 def test_what_to_try_next_fits_in_80_columns_and_can_be_pasted() -> None:
