@@ -26,6 +26,7 @@ from services.chassis.partitions import Upkeep
 from services.chassis.settings import Outside, Settings
 
 VOLUMES = Path("/run/canbao")
+KEPT = Path("/tmp/kept")  # noqa: S108 -- of the container alone; its health check looks for it
 ADMIN = "admin"  # at Kafka; Postgres' image calls its own postgres
 _WAIT_SECONDS, _PAUSE_SECONDS = 120.0, 0.5
 _ACCOUNTS = {"payment": "wechatpay.json", "notify": "sms.json"}
@@ -187,6 +188,6 @@ if __name__ == "__main__":
     elif sys.argv[1:] == ["months"]:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())    # as first process it would hear none
         settings = (VOLUMES / "settings.toml").read_bytes()
-        asyncio.run(keep_months(msgspec.toml.decode(settings, type=Upkeep), print))
+        asyncio.run(keep_months(msgspec.toml.decode(settings, type=Upkeep), print, KEPT.touch))
     else:
         sys.exit("usage: python -m sandbox.containers prepare|provision|months")

@@ -190,8 +190,10 @@ def upkeep(stack: Stack) -> Upkeep:
     return Upkeep({service: stack.database_url(f"{service}_maintenance") for service in SCHEMAS})
 
 
-async def keep_months(upkeep: Upkeep, say: Say = quiet) -> None:
-    """Once a day, and at once, until cancelled: what a deployment's scheduled job does."""
+async def keep_months(upkeep: Upkeep, say: Say = quiet, kept: Callable[[], None] = lambda: None) -> None:
+    """Once a day, and at once, until cancelled: what a deployment's scheduled job does. kept: called whenever
+    all went well.
+    """
     while True:
         pause = _DAY_SECONDS
         for service, url in upkeep.databases.items():
@@ -201,6 +203,8 @@ async def keep_months(upkeep: Upkeep, say: Say = quiet) -> None:
                 done, pause = [f"the months of {service} were not kept: {error}"], _SOON_SECONDS
             for line in done:
                 say(line)
+        if pause == _DAY_SECONDS:
+            kept()
         await asyncio.sleep(pause)
 
 

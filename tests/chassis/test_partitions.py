@@ -122,7 +122,7 @@ async def test_whoever_keeps_a_sandbox_running_keeps_its_months(stack: Stack) ->
     conn = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
     now = datetime.now(UTC)
 
-    said: list[str] = []
+    said, well = list[str](), asyncio.Event()
 
     async def kept() -> bool:
         return said == [f"+ billing.inbox_{month(now, 2):%Y_%m}"]
@@ -130,8 +130,9 @@ async def test_whoever_keeps_a_sandbox_running_keeps_its_months(stack: Stack) ->
     try:
         await conn.execute(f"drop table billing.inbox_{month(now, 2):%Y_%m}")
         assert await months_ahead(conn, "billing", now=now) == 1
-        keeping = asyncio.create_task(keep_months_of_all(upkeep(stack), said.append))
+        keeping = asyncio.create_task(keep_months_of_all(upkeep(stack), said.append, well.set))
         await until(kept)
+        await asyncio.wait_for(well.wait(), 20)
         keeping.cancel()
         assert await months_ahead(conn, "billing", now=now) == 3
     finally:
