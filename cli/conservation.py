@@ -37,10 +37,7 @@ LATE_SECONDS = 60  # a row may wait so long for a broker that answers
 _SERVICES = {s.service: s for s in (enrollment, billing, payment, notify, console)}
 _OWNER_OF_PARTNER_TOPIC = {partner.topic: partner.code for partner in PARTNERS.values()}
 _INBOX = "select ce_id::text from {s}.inbox where ce_id = any($1::uuid[])"
-_REMEMBERED = (
-    "select request_id from {s}.request where request_id = any($1)"
-    f" and partner = any(array{list(PARTNERS)})"
-)
+_REMEMBERED = "select request_id from {s}.request where request_id = any($1) and partner = any({all})"
 _TOLD = "select channel_ref from console.step where channel_ref = any($1) and channel_ref <> ''"
 _ANSWERED = "select subject from {s}.outbox where subject = any($1) and type like 'answer.%'"
 Place = tuple[str, int]
@@ -391,4 +388,5 @@ async def _unanswered(
 
 def _each(question: str) -> list[str]:
     """The question to each service."""
-    return [question.format(s=service) for service in OPERATED]
+    partners = f"array{list(PARTNERS)}"
+    return [question.format(s=service, all=partners) for service in OPERATED]

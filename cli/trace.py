@@ -2,19 +2,22 @@
 
 import argparse
 import asyncio
+import contextlib
 import re
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 from cli.place import NothingRuns, running_stack
 
 if TYPE_CHECKING:
-    from cli.timeline import Timeline
+    from cli.timeline import Entry, Timeline
 
 HELP = "show the timeline of a person, enrollment, bill, order, transaction or event"
 _ID = re.compile(r"[\x21-\x7e]{1,100}")
 _PERSONAL = re.compile(r"\d{17}[\dXx]|1\d{10}")  # an ID number, a phone: those find nobody here
 _COLOURS = {"command": "cyan", "ledger": "yellow", "receipt": "yellow", "parked": "red"}
+_LOOK_SECONDS = 1.0
 NARROWEST = 150  # columns, where nobody looks at a terminal
 
 
@@ -27,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " or a channel's transaction number",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object")
+    parser.add_argument(
+        "-f", "--follow", action="store_true", help="go on with what happens next, a line each, until Ctrl-C"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,21 +43,23 @@ def run(args: argparse.Namespace) -> int:
         return _say("ID numbers and phones are stored sealed and find nobody; give an id of ours", 2)
     import asyncpg  # noqa: PLC0415 - --help stays instant
 
-
     try:
-        found = asyncio.run(_find(args.id))
+        return asyncio.run(_show(args))
     except NothingRuns as nothing:
         return _say(str(nothing), 1)
+    except BrokenPipeError:
+        raise
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         return _say(f"the database does not answer: {type(error).__name__}: {error} (./canbao status)", 2)
+
+
+async def _show(args: argparse.Namespace) -> int:
+    found = await _find(args.id)
     if found is None:
         return _say(f"no service knows {args.id}", 1)
-    if args.json:
-        from msgspec.json import encode  # noqa: PLC0415 - --help stays instant
-
-        sys.stdout.write(encode(found).decode() + "\n")
-    else:
-        show(found)
+    show_json(found) if args.json else show(found)
+    if args.follow:
+        await _follow(found, as_json=args.json)
     return 0
 
 
@@ -59,6 +67,39 @@ async def _find(id: str) -> "Timeline | None":
     from cli.timeline import find  # noqa: PLC0415 - --help stays instant
 
     return await find(await running_stack(), id)
+
+
+async def _follow(shown: "Timeline", *, as_json: bool) -> None:
+    """Until Ctrl-C: each entry that was not there before, when it is."""
+    known = {(entry.kind, entry.id) for entry in shown.entries}
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    while not stopped.is_set():
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), _LOOK_SECONDS)
+        found = await _find(shown.id)
+        for entry in found.entries if found else ():
+            if (entry.kind, entry.id) not in known:
+                known.add((entry.kind, entry.id))
+                show_json(entry) if as_json else show_line(entry)
+
+
+def show_json(value: "Timeline | Entry") -> None:
+    """One line of JSON."""
+    from msgspec.json import encode  # noqa: PLC0415 - --help stays instant
+
+    sys.stdout.write(encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+def show_line(entry: "Entry") -> None:
+    """One thing that has just happened, in one line."""
+    from services.console.rules import instant  # noqa: PLC0415 - --help stays instant
+
+    told = (instant(entry.at), entry.service, f"{entry.zh} {entry.en}", entry.details, entry.id)
+    sys.stdout.write("  ".join(told) + "\n")
+    sys.stdout.flush()
 
 
 def show(found: "Timeline") -> None:
@@ -101,7 +142,11 @@ def tables(found: "Timeline") -> list[Any]:
             escape(entry.details),
             f"[dim]{escape(entry.id)}[/]",
         )
-    return [head, now, way]
+    missing = [
+        f"[yellow]{topic}: the console has not read all of it yet; older facts may be missing[/]"
+        for topic in found.behind
+    ]
+    return [head, *missing, now, way]
 
 
 def _say(text: str, code: int) -> int:

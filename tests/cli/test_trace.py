@@ -1,7 +1,9 @@
 """Does trace tell one person's way from any id, quickly, without personal data?"""
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -217,6 +219,31 @@ async def test_the_verbs_speak_in_lines_and_exit_codes(year: Year, tmp_path: Pat
         assert (said.returncode, said.stdout) == (code, ""), wanted
         assert word in said.stderr
         assert said.stderr.count("\n") == 1
+
+
+async def test_it_follows_until_it_is_told_to_stop(year: Year, tmp_path: Path) -> None:
+    year.stack.remember(tmp_path)
+    following = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "trace", year.person, "--follow", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "CANBAO_DATA": str(tmp_path)},
+    )
+    assert following.stdout is not None
+    try:
+        async with asyncio.timeout(50):
+            first = json.loads(await following.stdout.readline())
+            assert len(first["entries"]) == len(YEAR)
+            await year.answer("payment", "r-2", "payment.start_payment.v1", year.person)
+            new = json.loads(await following.stdout.readline())
+            assert (new["kind"], new["id"]) == ("command", "r-2")
+            following.send_signal(signal.SIGINT)
+            assert await following.communicate() == (b"", b"")
+        assert following.returncode == 0
+    finally:
+        if following.returncode is None:
+            following.kill()
 
 
 async def test_verify_exits_with_1_when_something_is_wrong(year: Year, tmp_path: Path) -> None:
