@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
+from cli.place import no_folder
+
 VERBS = (
     "demo",
     "up",
@@ -57,8 +59,17 @@ def main(arguments: Sequence[str]) -> int:
         args, others = parser.parse_known_args(rest)
         args.rest = others
     else:
-        args = parser.parse_args(rest)
+        args = parser.parse_intermixed_args(rest)  # options may stand before a file that may be left out
+    if wrong := no_folder():
+        sys.stderr.write(f"canbao {verb}: {wrong}\n")
+        return 2
     return int(module.run(args))
+
+
+def _said(error: OSError) -> str:
+    """What is wrong with which file, in one line."""
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{error.strerror or error or type(error).__name__}".replace("\n", " ")
 
 
 def _present() -> list[str]:
@@ -81,19 +92,39 @@ def _overview() -> str:
     return "usage: canbao VERB [arguments]\n\n" + "\n".join(lines) + "\n\ncanbao VERB --help says more.\n"
 
 
+def _speak_safely() -> None:
+    """Whoever started us may have closed our output, or reads less than Unicode."""
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+        getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+def _run() -> int:
+    """The exit code, whatever ends the verb."""
+    try:
+        code = main(sys.argv[1:])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0  # whoever read our output has what he wanted
+    except OSError as error:  # a disk that is full, a folder that is not ours: nobody's bug
+        sys.stderr.write(f"canbao: {_said(error)}\n")
+        return 2
+    return code
+
+
 def _leave(code: int) -> NoReturn:
-    """Whoever read our output may be gone; that is no error of ours."""
+    """Python flushes once more at its end, and complains when nobody reads."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
 
 
 if __name__ == "__main__":
-    try:
-        _leave(main(sys.argv[1:]))
-    except KeyboardInterrupt:
-        _leave(130)
-    except BrokenPipeError:
-        _leave(0)
+    _speak_safely()
+    _leave(_run())

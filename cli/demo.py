@@ -7,7 +7,7 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from cli.place import STACK_FOLDER
+from cli.place import STACK_FOLDER, is_sandbox
 
 if TYPE_CHECKING:
     from sandbox.performance import Ground
@@ -29,7 +29,11 @@ def run(args: argparse.Namespace) -> int:
     """0: every outcome as planned and every invariant holds. 1: not so. 2: it could not start."""
     if not 1 <= args.citizens <= MOST_CITIZENS:
         return _say(f"--citizens {args.citizens}: expected 1 to {MOST_CITIZENS}")
-    import uvloop  # noqa: PLC0415 - imported when needed: --help stays instant
+    if not is_sandbox():
+        return _say(f"{STACK_FOLDER} holds no sandbox: it is not emptied for one")
+    import asyncpg  # noqa: PLC0415 - imported when needed: --help stays instant
+    import uvloop  # noqa: PLC0415 - as above
+    from confluent_kafka import KafkaException  # noqa: PLC0415 - as above
 
     from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 - as above
     from sandbox.kafka_kit import KitTrouble  # noqa: PLC0415 - as above
@@ -40,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
         return int(uvloop.run(_demo(args)))
     except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble, NotReadyError, TimeoutError) as trouble:
         return _say(str(trouble) or "the machine is too slow or too busy: something timed out")
+    except (asyncpg.InterfaceError, asyncpg.PostgresError, KafkaException) as trouble:
+        return _say(f"a server refuses: {str(trouble).splitlines()[0]}")
     except KeyboardInterrupt:
         return _say("stopped")
 

@@ -22,6 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: printed. 2: there is no such log."""
+    if args.lines < 0:
+        say(f"-n {args.lines}: expected 0 lines or more")
+        return 2
     logs = {path.stem: path for path in (*STACK_FOLDER.glob("*.log"), *(STACK_FOLDER / "logs").glob("*.log"))}
     if args.name not in logs:
         say(
@@ -34,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2 if args.name or not logs else 0
     with logs[args.name].open(errors="replace") as file:
-        sys.stdout.writelines(deque(file, maxlen=max(args.lines, 0)))
+        sys.stdout.writelines(deque(file, maxlen=min(args.lines, sys.maxsize)))
         while args.follow:
             sys.stdout.write(file.read())
             sys.stdout.flush()

@@ -22,6 +22,22 @@ class NothingRuns(Exception):
         super().__init__(NOTHING_RUNS)
 
 
+def no_folder() -> str:
+    """Why the data cannot stand where they should, or nothing."""
+    there = next(path for path in (STACK_FOLDER, *STACK_FOLDER.absolute().parents) if path.exists())
+    return "" if there.is_dir() else f"the data cannot stand in {STACK_FOLDER}: {there} is no folder"
+
+
+def is_sandbox() -> bool:
+    """Whether what stands in the folder is a sandbox's, or nothing at all: only that may be deleted."""
+    try:
+        there = {path.name for path in STACK_FOLDER.iterdir()}
+    except FileNotFoundError:
+        return True
+    marks = {"ports.json", "secrets.json", "stack.toml", "state.json"}
+    return there <= {"bench", "lock", "logs"} or not there.isdisjoint(marks)
+
+
 async def running_stack() -> "Stack":
     """The stack, once it has answered. Raises NothingRuns: known before a client is made that would
     complain.

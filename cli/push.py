@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import json
+import math
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -74,16 +75,25 @@ def run(args: argparse.Namespace) -> int:
 
     if args.channel not in PARTNERS:
         return _say(f"no such channel: {args.channel}; known: {', '.join(PARTNERS)}")
-    if args.repeat < 1 or args.delay < 0 or args.wait <= 0:
+    if args.repeat < 1 or not 0 <= args.delay < math.inf or not 0 < args.wait < math.inf:
         return _say("--repeat must be at least 1, --delay at least 0, --wait more than 0")
     try:
-        text = sys.stdin.read() if args.file == "-" else Path(args.file).read_text(encoding="utf-8")
+        text = _read(args.file)
         wishes = [read_wish(line, number) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        return _say(f"{args.file}: {error}")
+    except UnicodeDecodeError as error:
+        return _say(f"{args.file}: not UTF-8: {error.reason} at byte {error.start}")
     except Misread as wrong:
         return _say(str(wrong))
+    if not wishes:
+        return _say("no command to send: expected a JSON object a line")
     return asyncio.run(_push(args, wishes))
+
+
+def _read(file: str) -> str:
+    """The whole input. OSError, UnicodeDecodeError: it can't be read."""
+    if file != "-":
+        return Path(file).read_text(encoding="utf-8")
+    return sys.stdin.buffer.read().decode() if sys.stdin else ""
 
 
 def read_wish(line: str, number: int) -> Wish:

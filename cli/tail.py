@@ -52,9 +52,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.topic not in TOPICS:
         return _say(f"no such topic: {args.topic}; known: {', '.join(TOPICS)}")
-    wrong = [text for text in args.filter if "=" not in text]
+    wrong = [text for text in args.filter if not text.partition("=")[0] or "=" not in text]
     if wrong:
         return _say(f"--filter {wrong[0]}: expected K=V")
+    if args.count < 0:
+        return _say(f"--count {args.count}: expected 0, for all, or more")
     start = _start(args.start)
     if start is None:
         return _say(
@@ -68,7 +70,7 @@ def _start(text: str) -> str | int | datetime | None:
     """Where to begin, None: not understood."""
     if text in ("beginning", "end"):
         return text
-    if text.isdigit():
+    if text.isascii() and text.isdecimal():
         return int(text)
     try:
         instant = datetime.fromisoformat(text)
@@ -131,7 +133,7 @@ class Tally:
             self._read[record.partition] += 1
             line = as_line(record)
             if all(_matches(line, key, value) for key, value in self._wanted):
-                sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                sys.stdout.write(_written(line, record.value) + "\n")
                 self._printed += 1
 
     def summary(self) -> str:
@@ -170,6 +172,18 @@ def as_line(record: Any) -> dict[str, Any]:
     }
 
 
+def _written(line: dict[str, Any], value: bytes | None) -> str:
+    """As JSON; a body that is too deep for it is shown as the text it came in."""
+    try:
+        return json.dumps(line, ensure_ascii=False)
+    except RecursionError:
+        return json.dumps({**line, "body": {"text": _text(value)}}, ensure_ascii=False)
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(text)  # NaN and Infinity are no JSON: a line that holds them is text
+
+
 def _text(data: bytes | None) -> Any:
     if data is None:
         return None
@@ -181,7 +195,7 @@ def _text(data: bytes | None) -> Any:
 
 def _body(value: bytes | None) -> Any:
     try:
-        return None if value is None else json.loads(value)
+        return None if value is None else json.loads(value, parse_constant=_no_number)
     except (ValueError, RecursionError):
         text = _text(value)
         return text if isinstance(text, dict) else {"text": text}

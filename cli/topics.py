@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     address = args.kafka or _address()
     if not address:
         return _say(f"{NOTHING_RUNS}; or name a broker with --kafka")
-    broker = Broker(address)
     try:
+        broker = Broker(address)
         plan = broker.plan()
         if args.action == "apply" and plan:
             broker.apply(plan)

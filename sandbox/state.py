@@ -84,5 +84,5 @@ async def answers(door: str, path: str) -> bool:
                 return b" 200 " in await reader.readline()
             finally:
                 writer.close()
-    except (OSError, TimeoutError):
+    except (OSError, TimeoutError, ValueError):  # ValueError: there is no port in it
         return False
