@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_type_hints
 
 from msgspec import Struct
 from msgspec.json import decode, encode
@@ -11,7 +11,8 @@ from sqlalchemy.dialects.postgresql import dialect
 from sqlalchemy.orm import registry
 from sqlmodel import SQLModel
 
-from services.chassis.transaction import Transaction
+if TYPE_CHECKING:   # who only makes tables needs nothing of a running service
+    from services.chassis.transaction import Transaction
 
 Value = TypeVar("Value", bound=Struct)
 Columns = tuple[str, ...]
@@ -59,7 +60,7 @@ class Rows(Generic[Value]):
         """Insert, or replace by primary key when the column `newer` is greater than what stands."""
         return Upsert(self, newer)
 
-    async def fetch(self, tx: Transaction, **by: Sequence[Any]) -> list[Value]:
+    async def fetch(self, tx: "Transaction", **by: Sequence[Any]) -> list[Value]:
         """All rows whose column is in the list; with several columns, whose columns equal one of the zipped
         tuples.
         """
@@ -121,7 +122,7 @@ class Insert(Generic[Value]):
         names = ", ".join(rows.columns)
         self._sql = f"insert into {rows.name} ({names}) select * from unnest({rows.arrays(rows.columns)})"  # noqa: S608 -- names come from our own table declarations
 
-    async def write(self, tx: Transaction, values: list[Value]) -> None:
+    async def write(self, tx: "Transaction", values: list[Value]) -> None:
         records = [self._tuple(value) for value in values]
         if len(records) < self.few:
             await tx.execute(self._sql, *map(list, zip(*records, strict=True)))
@@ -142,7 +143,7 @@ class Change(Generic[Value]):
         new = f"unnest({rows.arrays(every)}) u({', '.join(every)})"
         self._sql = f"update {rows.name} t set {assigned} from {new} where {same}"  # noqa: S608 -- names come from our own table declarations
 
-    async def write(self, tx: Transaction, values: list[Value]) -> None:
+    async def write(self, tx: "Transaction", values: list[Value]) -> None:
         latest = {record[: len(self.rows.keys)]: record for record in map(self._tuple, values)}
         tag = await tx.execute(self._sql, *map(list, zip(*latest.values(), strict=True)))
         if tag != f"UPDATE {len(latest)}":
@@ -163,7 +164,7 @@ class Upsert(Generic[Value]):
             f" where excluded.{newer} > t.{newer}"
         )
 
-    async def write(self, tx: Transaction, values: list[Value]) -> None:
+    async def write(self, tx: "Transaction", values: list[Value]) -> None:
         keys = [self.rows.columns.index(key) for key in self.rows.keys]
         latest: dict[tuple[Any, ...], tuple[Any, ...]] = {}
         for record in map(self._tuple, values):

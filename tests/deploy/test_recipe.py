@@ -138,6 +138,25 @@ def test_an_image_gets_what_its_own_source_imports_and_no_more(image: str) -> No
     assert set(wanted(IMAGES, image)) - BY_NAME == imported - BY_NAME
 
 
+def test_what_prepares_a_sandbox_needs_no_package_that_its_image_lacks() -> None:
+    picked = {line.partition("==")[0] for line in pick(LOCK, wanted(IMAGES, "provision")).splitlines()}
+    lacking = [
+        top
+        for top, names in packages().items()
+        if picked.isdisjoint(name.lower().replace("_", "-") for name in names)
+    ]
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({lacking}))\n"
+        "import sandbox.containers, services.chassis.migrate as made\n"
+        f"for service in {HOUSES}: made.metadata_of(service), list(made.history(service).walk_revisions())"
+    )
+
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+
+
 @cache
 def packages() -> Mapping[str, list[str]]:
     """Which packages a top-level module may come from."""
