@@ -110,6 +110,23 @@ def said_in(image: str, script: str) -> list[str]:
     return said.decode().splitlines()
 
 
+def run_beside(other: DockerContainer, image: str, command: list[str]) -> list[str]:
+    """The lines that a command says in a fresh container of an image, with the volumes and in the network of
+    another one that runs. ContainerError: it did not end well.
+    """
+    beside = other.get_wrapped_container()
+    said: bytes = DockerClient().client.containers.run(
+        image,
+        command[1:],
+        entrypoint=command[:1],
+        network=next(iter(beside.attrs["NetworkSettings"]["Networks"])),
+        volumes_from=[f"{beside.id}:ro"],
+        read_only=True,
+        remove=True,
+    )
+    return said.decode().splitlines()
+
+
 def _container(service: Service, project: str) -> DockerContainer:
     made = DockerContainer(service["image"])
     made.with_envs(**{name: str(value) for name, value in service.get("environment", {}).items()})

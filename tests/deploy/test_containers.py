@@ -26,8 +26,9 @@ from sandbox.performance import Ground, perform
 from sandbox.ports import Ports
 from sandbox.show import Screen
 from sandbox.stack import Stack
+from services.chassis.partitions import MONTHS_AHEAD, month, months_ahead
 from services.chassis.topics import Broker
-from tests.deploy.composed import Service, build, copy_out, read_services, said_in, up
+from tests.deploy.composed import Service, build, copy_out, read_services, run_beside, said_in, up
 from tests.source import ROOT
 
 HOUSES = (*SERVICES, "console")
@@ -191,9 +192,36 @@ def test_no_password_is_told_by_a_container_or_the_engine(
         assert not any(secret in told for secret in secrets), name
 
 
-@pytest.mark.parametrize("house", HOUSES)
-def test_a_service_that_is_told_to_stop_ends_well(running: dict[str, DockerContainer], house: str) -> None:
-    container = running[house].get_wrapped_container()
+async def test_a_services_image_keeps_the_months_when_a_scheduled_job_runs_it_so(
+    running: dict[str, DockerContainer], services: dict[str, Service], vault: Path
+) -> None:
+    stack, last = Stack.recall(vault), month(datetime.now(UTC), MONTHS_AHEAD)
+    conn = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
+    await conn.execute(f"drop table billing.inbox_{last:%Y_%m}")
+    job = ["python", "-m", "services.chassis.partitions"]
+
+    said = run_beside(running["months"], services["billing"]["image"], job)
+
+    ahead = await months_ahead(conn, "billing", now=datetime.now(UTC))
+    await conn.close()
+    assert said == [f"+ billing.inbox_{last:%Y_%m}"]
+    assert ahead == MONTHS_AHEAD
+
+
+def test_who_keeps_the_months_is_nobody_special_and_knows_his_own_passwords_only(
+    running: dict[str, DockerContainer], vault: Path
+) -> None:
+    number, *files = running["months"].exec(["sh", "-c", "id -u; find /run/canbao -type f"]).output.split()
+    settings = running["months"].exec(["cat", "/run/canbao/settings.toml"]).output.decode()
+
+    assert (number, files) == (b"1000", [b"/run/canbao/settings.toml"])
+    told = {role for role, secret in Stack.recall(vault).secrets.items() if secret in settings}
+    assert told == {f"{service}_maintenance" for service in HOUSES}
+
+
+@pytest.mark.parametrize("name", [*HOUSES, "months"])
+def test_a_service_that_is_told_to_stop_ends_well(running: dict[str, DockerContainer], name: str) -> None:
+    container = running[name].get_wrapped_container()
 
     container.stop(timeout=25)
 
