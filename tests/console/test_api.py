@@ -8,10 +8,11 @@ import aiohttp
 import uvicorn
 from starlette.applications import Starlette
 
+from contracts.operations import MessageRedriven
 from services.chassis.ids import uuid7
 from services.console import api
 from services.console.api.pages import tag
-from tests.console.made_up import Citizen, listening, parked
+from tests.console.made_up import NOON, Citizen, listening, parked
 from tests.ground import Database
 
 
@@ -60,6 +61,16 @@ async def test_the_front_page_counts_what_was_said(database: Database) -> None:
         assert "style=" not in page
         for path in ("/style.css", "/live.js"):
             assert (await text_of(session, path))[0] == 200
+
+
+async def test_what_was_redriven_is_not_to_be_repaired_any_more(database: Database) -> None:
+    again = MessageRedriven(service="billing", parked_id="1", operator="me", at=NOON)
+    async with listening(database) as console:
+        await console.hear(parked(1), parked(2), again)
+    async with browsing(database.url("console")) as session:
+        page = (await text_of(session, "/"))[1]
+    assert "<b>待修复</b><small>parked</small><strong>1</strong>" in page
+    assert "<td>billing</td><td>2</td><td>1</td><td>1</td>" in page
 
 
 async def test_a_search_leads_to_the_timeline(database: Database) -> None:

@@ -116,6 +116,8 @@ def _stages(counts: Counts) -> Html:
             else [name for name, words in BY_TYPE.items() if words.stage == stage]
         )
         number, lately = (sum(of.get(name, 0) for name in types) for of in (counts.facts, counts.lately))
+        if stage == "parked":
+            number -= sum(counts.redriven.values())  # what is still to be repaired
         rate = "" if stage == "registered" else f"+{lately:,} / min" if lately else "–"
         cards.append(
             tag(
@@ -138,7 +140,7 @@ def _parked(counts: Counts) -> Html:
     if not rows:
         return tag("p", "没有待修复的消息 · nothing is parked", class_="sub")
     head = _row("th", "待修复 parked", "累计 ever", "已重放 redriven", "未结 open")
-    return tag("table", tag("thead", head), tag("tbody", *rows), class_="numbers")
+    return tag("table", tag("thead", head), tag("tbody", *rows), class_="numbers parked")
 
 
 def _types(counts: Counts) -> Html:
