@@ -4,9 +4,11 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: nothing is in the way. 1: something is; its line says what to do."""
-    findings = [*_machine(), *_java(), *_postgres(), *_sandbox(), *_topics()]
+    findings = [*_machine(), *_packages(), *_java(), *_postgres(), *_sandbox(), *_topics()]
     if args.json:
         sys.stdout.write(
             json.dumps([{"what": f.what, "found": f.found, "ok": not f.fix, "fix": f.fix} for f in findings])
@@ -53,6 +55,24 @@ def _machine() -> Iterator[Finding]:
         "disk",
         f"{free / 1e9:.1f} GB free",
         "" if free > _FREE_BYTES else "free 2 GB: Kafka stops when its disk is full",
+    )
+
+
+def _packages() -> Iterator[Finding]:
+    """What is installed against what is locked. A package for other machines has a condition behind a ;"""
+    lock = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    wrong, pinned = [], re.findall(r"^([\w.-]+)==([^\s;]+) *(;?)", lock, re.MULTILINE)
+    for name, wanted, condition in pinned:
+        try:
+            there = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            there = "" if not condition else wanted
+        if there != wanted:
+            wrong.append(f"{name} {wanted} is {there or 'not there'}")
+    yield Finding(
+        "packages",
+        f"{len(pinned)} as requirements.lock says" if not wrong else f"not as locked: {', '.join(wrong)}",
+        "rm -r .venv: the next verb installs it anew" if wrong else "",
     )
 
 
@@ -79,8 +99,15 @@ def _postgres() -> Iterator[Finding]:
 
     try:
         place = find_place(STACK_FOLDER)
-    except (PostgresTrouble, OSError) as trouble:
+    except PostgresTrouble as trouble:
         yield Finding("postgres", "cannot run", str(trouble))
+        return
+    except OSError as error:
+        yield Finding(
+            "data",
+            f"cannot stand in {STACK_FOLDER}: {error.strerror}",
+            "name a folder that you may write to by CANBAO_DATA",
+        )
         return
     yield Finding("postgres", f"{place.bin}, as {place.user.name if place.user else 'this user'}")
     for line in place.said:
@@ -88,8 +115,7 @@ def _postgres() -> Iterator[Finding]:
 
 
 def _sandbox() -> Iterator[Finding]:
-    import psutil  # noqa: PLC0415 -- as above
-
+    from cli.status import rows_of  # noqa: PLC0415 -- as above
     from sandbox.ports import is_free  # noqa: PLC0415 -- as above
     from sandbox.state import is_up, read_state  # noqa: PLC0415 -- as above
 
@@ -110,12 +136,13 @@ def _sandbox() -> Iterator[Finding]:
             if taken:
                 yield Finding("ports", f"taken by others since: {', '.join(taken)}; up chooses new ones")
         return
-    for seen in state.processes if state else ():
-        well = seen.phase == "running" and seen.pid is not None and psutil.pid_exists(seen.pid)
+    for row in rows_of(state.processes if state else []):
+        state_of = row["phase"] if row["answers"] or row["phase"] != "running" else "silent"
+        left = f" (it left with {row['left']})" if row["left"] is not None else ""
         yield Finding(
-            seen.name,
-            f"{seen.phase}, process {seen.pid or '-'}, {seen.restarts} restarts",
-            "" if well else f"./canbao logs {seen.name} (it left with {seen.left})",
+            row["name"],
+            f"{state_of}, process {row['pid'] or '-'}, {row['restarts']} restarts",
+            "" if state_of == "running" else f"./canbao logs {row['name']}{left}",
         )
 
 

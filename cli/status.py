@@ -32,7 +32,7 @@ def show(*, as_json: bool = False) -> int:
         else:
             say("nothing runs here: ./canbao up starts it")
         return 3
-    rows = _rows(state.processes)
+    rows = rows_of(state.processes)
     if as_json:
         sys.stdout.write(
             json.dumps({"up": True, "phase": state.phase, "supervisor": state.pid, "processes": rows}) + "\n"
@@ -42,7 +42,8 @@ def show(*, as_json: bool = False) -> int:
     return 0 if state.phase == "ready" and all(row["answers"] for row in rows) else 1
 
 
-def _rows(processes: list[Any]) -> list[dict[str, Any]]:
+def rows_of(processes: list[Any]) -> list[dict[str, Any]]:
+    """Each process as it is now, asked whether it answers. processes: as its supervisor wrote them down."""
     import asyncio  # noqa: PLC0415 -- as above
 
     from sandbox.state import answers  # noqa: PLC0415 -- as above
