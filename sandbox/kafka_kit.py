@@ -68,6 +68,7 @@ class Java(Struct, frozen=True):
             return (
                 _HEAP,
                 "-XX:+UseSerialGC",
+                "-XX:TieredStopAtLevel=1",
                 "--sun-misc-unsafe-memory-access=allow",
                 "--enable-native-access=ALL-UNNAMED",
             )

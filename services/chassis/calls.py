@@ -117,8 +117,8 @@ class Calls:
             "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{service}-calls"
         ):
             await asyncio.sleep(0.25)
-        # Rows live for a second, so that the planner never knows this table: a bitmap visits all that are gone,
-        # while the index in its order forgets them at its first visit.
+        # Rows live for a second, so that the planner never knows this table. A bitmap visits what is gone
+        # again and again; the index, read in its order, forgets them at the first visit.
         await db.execute("set enable_bitmapscan = off; set enable_seqscan = off")
         self._db = db
         try:

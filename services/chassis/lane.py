@@ -27,12 +27,13 @@ from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, conn
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs
-from services.chassis.polling import patiently
+from services.chassis.polling import patiently, rest
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
 
 MAX_RECORDS, MIN_RECORDS = 1000, 20
 BULK_CPU_SECONDS = 0.005
+OFFSETS_EVERY_SECONDS = 1.0
 FENCED = 75
 
 
@@ -233,6 +234,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._done(runs, count)
                 metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
                 self._govern(count or 0, time.thread_time() - cpu)
+                pause = rest(started, len(records))
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
 
@@ -323,10 +325,10 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     # Offsets
 
     async def flush_often(self) -> None:
-        """Commit what is done, at most every 200 ms; idle costs nothing."""
+        """Commit what is done, at most once a second; idle costs nothing."""
         while True:
             await self.dirty.wait()
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(OFFSETS_EVERY_SECONDS)
             self.dirty.clear()
             try:
                 if self.skipped:

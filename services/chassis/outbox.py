@@ -3,6 +3,7 @@ their order.
 """
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from datetime import datetime
@@ -20,11 +21,13 @@ from contracts.topics import MAX_MESSAGE_BYTES
 from services.chassis import metrics
 from services.chassis.database import IDLE_SECONDS
 from services.chassis.ids import partition_of, uuid7
+from services.chassis.polling import rest
 from services.chassis.telemetry import is_sampled, span_of
 
 if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
+AT_MOST, ENOUGH = 32, 2000       # batches a turn; messages a turn
 _encode = Encoder().encode
 
 
@@ -211,8 +214,6 @@ class Relay:
     know the ids.
     """
 
-    batches_a_turn = 4
-
     def __init__(self, service: str, memory: Memory, producer: AIOKafkaProducer) -> None:
         self.service, self.memory, self.producer = service, memory, producer
         self._source = f"/{service}"
@@ -226,7 +227,11 @@ class Relay:
         self.memory.leading = True
         while True:
             self.memory.fresh.clear()
-            if not await self.turn(connection):
+            began = time.monotonic()
+            count = await self.turn(connection)
+            if count:
+                await asyncio.sleep(rest(began, count))
+            else:
                 try:
                     # another member's batches raise no event here
                     await asyncio.wait_for(self.memory.fresh.wait(), 0.5)
@@ -234,21 +239,22 @@ class Relay:
                     pass
 
     async def turn(self, connection: asyncpg.Connection) -> int:
-        """Send the oldest batches and take them off `unsent`. Returns how many batches; 0: nothing to do."""
-        rows = await connection.fetch(
-            "select batch_id, at from unsent order by batch_id limit $1", self.batches_a_turn
-        )
-        if not rows:
-            return 0
+        """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""
+        rows = await connection.fetch("select batch_id, at from unsent order by batch_id limit $1", AT_MOST)
         said: list[Said] = []
+        sent: list[int] = []
         for batch_id, at in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
+            sent.append(batch_id)
+            if len(said) >= ENOUGH:
+                break
+        if not sent:
+            return 0
         await self._while_beating(connection, self._send(said))
-        sent = [row[0] for row in rows]
         await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
         self.memory.forget(max(sent))
         metrics.relay_sent(self.service, len(said))
-        return len(rows)
+        return len(said)
 
     async def _while_beating(
         self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]

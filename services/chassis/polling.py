@@ -3,6 +3,7 @@ nothing.
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any
@@ -11,8 +12,19 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
 POLL_MS = 500
 EMPTY_SECONDS = 0.005
+SMALL = 250                     # a batch below it is small
+LONGEST_REST_SECONDS = 0.1
 
 Poll = Callable[[AIOKafkaConsumer], Awaitable[tuple[ConsumerRecord, ...]]]
+
+
+def rest(began: float, count: int) -> float:
+    """How many seconds to rest after a batch: after a small one as long as it worked.
+
+    A busy machine then gathers larger batches, which cost far less a message; an idle one still takes what
+    comes at once. began: of the monotonic clock.
+    """
+    return min(time.monotonic() - began, LONGEST_REST_SECONDS) if 0 < count < SMALL else 0.0
 
 
 def patiently(subscriber: Any) -> Poll:
