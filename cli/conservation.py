@@ -217,8 +217,8 @@ async def _newest_records(stack: Stack, rows: Iterable[Row]) -> list[Record]:
     consumer = AIOKafkaConsumer(
         **kafka_options(stack.kafka("auditor")), enable_auto_commit=False, fetch_max_wait_ms=10
     )
-    await consumer.start()
     try:
+        await consumer.start()
         consumer.assign(parts)  # all topics at once; asked for one by one they cost 0.1 s each
         begins, ends = await consumer.beginning_offsets(parts), await consumer.end_offsets(parts)
         by_time = await consumer.offsets_for_times(

@@ -1,6 +1,7 @@
 """Where does this checkout keep what it runs, and how do its verbs speak to a person?"""
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,7 @@ async def running_stack() -> "Stack":
     from sandbox.stack import Stack  # noqa: PLC0415 -- imported when needed: --help stays instant
     from sandbox.state import answers  # noqa: PLC0415 -- as above
 
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # the verb says itself what is wrong
     try:
         stack = Stack.recall(STACK_FOLDER)
     except FileNotFoundError:

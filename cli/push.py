@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 HELP = "send commands as a channel and print the answers"
 _LOOK_SECONDS = 0.02
+_MOST_BYTES = 256_000_000
 TAMPERINGS = ("body", "signature", "key", "type", "id", "unsigned")
 _FORGERIES = {
     "body": "changed body",
@@ -90,10 +91,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(file: str) -> str:
-    """The whole input. OSError, UnicodeDecodeError: it can't be read."""
-    if file != "-":
-        return Path(file).read_text(encoding="utf-8")
-    return sys.stdin.buffer.read().decode() if sys.stdin else ""
+    """The whole input. OSError, UnicodeDecodeError: it can't be read. Misread: it never ends."""
+    if file == "-" and sys.stdin is None:
+        return ""
+    with Path(file).open("rb") if file != "-" else sys.stdin.buffer as source:
+        data = source.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise Misread(f"more than {_MOST_BYTES // 1_000_000} MB: send it in parts")
+    return data.decode()
 
 
 def read_wish(line: str, number: int) -> Wish:

@@ -147,7 +147,8 @@ async def _place(consumer: Any, start: str | int | datetime) -> dict[Any, int]:
     partitions = list(consumer.assignment())
     ends: dict[Any, int] = await consumer.end_offsets(partitions)
     if isinstance(start, datetime):
-        found = await consumer.offsets_for_times({p: max(int(start.timestamp() * 1000), 0) for p in partitions})
+        since = max(int(start.timestamp() * 1000), 0)  # the broker knows no time before 1970
+        found = await consumer.offsets_for_times(dict.fromkeys(partitions, since))
         for partition in partitions:
             consumer.seek(partition, found[partition].offset if found[partition] else ends[partition])
     elif isinstance(start, int):

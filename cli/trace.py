@@ -109,8 +109,11 @@ def show(found: "Timeline") -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = max(console.width, NARROWEST)
-    for part in tables(found):
-        console.print(part)
+    with console.capture() as printed:  # rich would end the process when nobody reads
+        for part in tables(found):
+            console.print(part)
+    sys.stdout.write(printed.get())
+    sys.stdout.flush()
 
 
 def tables(found: "Timeline") -> list[Any]:

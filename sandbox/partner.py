@@ -368,12 +368,16 @@ async def read_topics(kafka: Kafka, topics: Iterable[str], *, from_start: bool) 
         fetch_min_bytes=FETCH_BYTES,
         fetch_max_wait_ms=FETCH_MS,
     )
-    await consumer.start()
-    partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
-    consumer.assign(partitions)
-    await (consumer.seek_to_beginning if from_start else consumer.seek_to_end)(*partitions)
-    for partition in partitions:
-        await consumer.position(partition)
+    try:
+        await consumer.start()
+        partitions = [TopicPartition(topic, number) for topic in topics for number in range(PARTITIONS)]
+        consumer.assign(partitions)
+        await (consumer.seek_to_beginning if from_start else consumer.seek_to_end)(*partitions)
+        for partition in partitions:
+            await consumer.position(partition)
+    except BaseException:
+        await consumer.stop()
+        raise
     return consumer
 
 

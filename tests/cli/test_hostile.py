@@ -190,6 +190,8 @@ def test_a_named_database_that_is_none_is_one_line(run: Run) -> None:
         ("status >&- 2>&-", (3,)),
         ("trace x >&-", (1,)),
         ("push wechat <&-", (2,)),
+        ("push wechat </dev/zero", (2,)),
+        ("push wechat /dev/zero", (2,)),
         ("doctor | head -1", (0, 1)),
         ("--help | true", (0,)),
         (r"trace $'\xff'", (2,)),
