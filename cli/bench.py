@@ -4,21 +4,25 @@ import argparse
 import asyncio
 import os
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 from cli.place import STACK_FOLDER, say
 
-HELP = "measure speed and CPU per business transaction against a loop without any framework"
+HELP = "measure the engine beside a loop without any framework, or trace and verify over a million bills"
 _SERVERS = ("CANBAO_KAFKA", "CANBAO_DATABASE_URL")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument(
-        "what", choices=["pipeline"], help="pipeline: enrolled, billed, paid, settled, covered, told"
+        "what",
+        choices=["pipeline", "season"],
+        help="pipeline: enrolled, billed, paid, settled, covered, told, beside a loop without any framework;"
+        " season: trace and verify over the rows of a million bills",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="two short rounds of each loop instead of five long ones"
+        "--quick", action="store_true", help="two short rounds instead of five long ones; 20,000 bills"
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object at the end and nothing else"
@@ -36,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 -- as above
 
+    measure = _pipeline if args.what == "pipeline" else _season
     try:
-        said = _measure(quick=args.quick)
+        said = _measured(measure, quick=args.quick)
     except Broken as broken:
         say(f"no figure: {broken}")
         return 1
@@ -48,12 +53,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(*, quick: bool) -> "Said":
+def _measured(measure: "Measure", *, quick: bool) -> "Said":
     """Over an empty folder of its own, so that a sandbox that is up stays as it is; but it disturbs the
     figures.
     """
-    from bench.comparison import FULL, QUICK, compare  # noqa: PLC0415 -- as above
-    from bench.report import summary  # noqa: PLC0415 -- as above
     from sandbox.postgres import remove  # noqa: PLC0415 -- as above
     from sandbox.state import hold, is_up  # noqa: PLC0415 -- as above
 
@@ -64,25 +67,46 @@ def _measure(*, quick: bool) -> "Said":
     if is_up(STACK_FOLDER):
         say("a sandbox is up beside it and will show as foreign work")
     try:
-        return Said(summary(asyncio.run(compare(folder, QUICK if quick else FULL, say))))
+        return measure(folder, quick=quick)
     finally:
         remove(folder)
 
 
-class Said:
-    """A result in its two forms, each ending in a line break."""
+def _pipeline(folder: Path, *, quick: bool) -> "Said":
+    from bench.comparison import FULL, QUICK, compare  # noqa: PLC0415 -- as above
+    from bench.report import as_text, summary  # noqa: PLC0415 -- as above
 
-    def __init__(self, summary: dict[str, Any]) -> None:
-        self._summary = summary
+    said = summary(asyncio.run(compare(folder, QUICK if quick else FULL, say)))
+    return Said(said, as_text(said))
+
+
+def _season(folder: Path, *, quick: bool) -> "Said":
+    from bench.season import FULL, QUICK, Questions, measure  # noqa: PLC0415 -- as above
+    from cli.timeline import find  # noqa: PLC0415 -- as above
+    from cli.verify import check  # noqa: PLC0415 -- as above
+
+    season = measure(folder, QUICK if quick else FULL, Questions(find, check), say)
+    return Said(season.summary(), season.text())
+
+
+class Measure(Protocol):
+    """What is measured over an empty folder."""
+
+    def __call__(self, folder: Path, *, quick: bool) -> "Said": ...
+
+
+class Said(NamedTuple):
+    """A result as figures and for people."""
+
+    figures: dict[str, Any]
+    people: str
 
     def json(self) -> str:
         """One object in one line."""
         import msgspec  # noqa: PLC0415 -- as above
 
-        return msgspec.json.encode(self._summary).decode() + "\n"
+        return msgspec.json.encode(self.figures).decode() + "\n"
 
     def text(self) -> str:
-        """For people."""
-        from bench.report import as_text  # noqa: PLC0415 -- as above
-
-        return as_text(self._summary) + "\n"
+        """Ends in a line break."""
+        return self.people + "\n"
