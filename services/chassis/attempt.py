@@ -109,10 +109,16 @@ class Attempt:
         tx.set_now(datetime.now(UTC) + rows[0][1])
 
     async def remove_origins(self, tx: Transaction, come: Sequence[Come]) -> list[Come]:
-        """Take the rows that these messages came from; a row that is gone was handled by somebody else."""
+        """Take the rows that these messages came from; a row that is gone was handled by somebody else. A row
+        counts once: a call whose worker was lost may have two outcomes in one batch.
+        """
         gone: set[int] = set()
         for slot, delete in _ORIGINS.items():
-            wanted = {key: each for each in come if (key := getattr(each, slot, None)) is not None}
+            wanted: dict[object, Come] = {}
+            for each in come:
+                key = getattr(each, slot, None)
+                if key is not None and wanted.setdefault(key, each) is not each:
+                    gone.add(id(each))
             if wanted:
                 found = {str(row[0]) for row in await tx.fetch(delete, list(wanted))}
                 gone |= {id(each) for key, each in wanted.items() if str(key) not in found}

@@ -25,6 +25,7 @@ from services.chassis.wire import internal
 AT_ONCE = 64           # requests towards providers
 LOOK_AHEAD = 512       # rows claimed, in hand
 LONGEST_PAUSE = 300.0
+LONGEST_PATIENCE = 86_400.0        # that a provider may ask for
 # It goes on while this process is frozen, and where there is such a clock while its machine is.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -232,7 +233,8 @@ class Calls:
 
     async def _again(self, claim: Claim, why: Exception, at_least: float) -> None:
         """The row is free again after a pause that grows; the next attempt asks before it sends."""
-        pause = max(at_least, min(LONGEST_PAUSE, 0.5 * 2 ** min(claim.attempts, 10)))
+        growing = min(LONGEST_PAUSE, 0.5 * 2 ** min(claim.attempts, 10))
+        pause = max(growing, min(LONGEST_PATIENCE, at_least))     # an instant that Postgres knows
         metrics.call_failed(self.engine.service, claim.type, unknown=isinstance(why, Unknown))
         log.warning("call_again", type=claim.type, attempts=claim.attempts, why=str(why)[:200])
         await self.door.later(_GIVE_BACK, claim.call_id, claim.attempts, pause)

@@ -14,7 +14,9 @@ from typing_extensions import override
 
 from sandbox.stack import Stack
 from services.chassis import telemetry
-from services.chassis.calls import NotSent, Unknown
+from services.chassis.calls import Calls, NotSent, Unknown
+from services.chassis.database import connect
+from services.chassis.door import Door
 from services.chassis.ids import uuid7
 from services.chassis.service import Running
 from services.chassis.settings import Telemetry
@@ -85,6 +87,14 @@ class Refusing(Provider):
         return await super().send(request)
 
 
+class Endless(Provider):
+    """Asks for more patience than there are years."""
+
+    @override
+    async def send(self, request: Struct) -> Struct:
+        raise NotSent("patience", after_seconds=float("9" * 400))
+
+
 def journey(enrollment_id: str) -> str:
     return enrollment_id.replace("-", "")
 
@@ -145,6 +155,58 @@ async def test_what_was_surely_not_sent_is_sent_again_after_a_question(
         await run.door.tell(Wish(enrollment_id=one))
         await until(lambda: done(made, one))
     assert provider.sent == [one]
+
+
+async def test_a_provider_that_asks_for_endless_patience_does_not_shut_the_door(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with calling(database, broker, tmp_path, Endless()) as (made, run):
+        await run.door.tell(Wish(enrollment_id=uuid7()))
+
+        async def rests() -> bool:
+            return await made.rows(
+                "select state from call where next_at between now() + '1 hour' and now() + '1 day'"
+            ) == [("NEW",)]
+
+        await until(rests)
+        await run.door.tell(Wish(enrollment_id=uuid7()))
+
+
+async def test_two_outcomes_of_one_call_in_one_batch_have_one_effect(database: Database) -> None:
+    async with toy(database) as made:
+        heard: list[str] = []
+
+        @made.on(Sent, refs=lambda message: [owes(message.enrollment_id)])
+        async def hear(messages: Batch[Sent], tx: Transaction) -> None:
+            heard.extend(message.enrollment_id for message in messages)
+
+        one = uuid7()
+        await made.db.execute(
+            "insert into call(id, number, type, payload, journey) values ($1::uuid, '1', 'Send', $2, '')",
+            uuid7(), encode(Send(enrollment_id=one)),
+        )
+        door = Door(made.engine, made.on, made.reader)
+        calls = Calls(made.engine, made.on, {Send: Provider()}, door)
+        for count in (1, 2):    # its worker is lost and comes back, before the door has a connection again
+            await outcome_waits(database, calls, door, count)
+
+        await door._handle(made.db, door._waiting)
+
+        assert heard == [one]
+
+
+async def outcome_waits(database: Database, calls: Calls, door: Door, count: int) -> None:
+    async def waits() -> bool:
+        return len(door._waiting) == count
+
+    db = await connect(database.url("billing"), "calls")
+    worker = asyncio.create_task(calls.run(db))
+    try:
+        await until(waits)
+    finally:
+        worker.cancel()
+        await asyncio.gather(worker, return_exceptions=True)
+        await db.close()
 
 
 @pytest.mark.parametrize(
