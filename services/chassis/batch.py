@@ -11,7 +11,7 @@ from contracts.reasons import Reason
 from services.chassis import parking
 from services.chassis.arrival import Arrival, RequestKey, Unreadable
 from services.chassis.attempt import Attempt, Grown, Positions, Wake, committing
-from services.chassis.database import AGAIN, is_broken, is_passing
+from services.chassis.database import AGAIN, ATTEMPT_SECONDS, is_broken, is_passing
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import SomeSeen, refuse
 from services.chassis.keys import Keyring
@@ -112,16 +112,21 @@ class Engine:
             _raise_unless_fault(error, db, apart=seconds is not None)
             await self._park(db, arrival, error)
             return
-        await self.wake(db, sorted(woken), seconds)
+        await self.wake(db, sorted(woken), seconds, apart=seconds is not None)
 
-    async def wake(self, db: asyncpg.Connection, seqs: Sequence[int], seconds: float | None = None) -> None:
-        """Try messages again that await their ground, each alone; one that fails is parked like any other."""
+    async def wake(
+        self, db: asyncpg.Connection, seqs: Sequence[int], seconds: float | None = None, *,
+        apart: bool = False,
+    ) -> None:
+        """Try messages again that await their ground, each alone and within so many seconds; one that fails
+        is parked like any other. apart: time-outs are its fault too.
+        """
         for seq in seqs:
             try:
                 async with asyncio.timeout(seconds):
                     await self._attempt(db, [], wake=False, parked=frozenset({seq}))
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
-                _raise_unless_fault(error, db, apart=seconds is not None)
+                _raise_unless_fault(error, db, apart=apart)
                 tx = Transaction(self.service, db, self.keys)
                 for arrival in await parking.read_rows(tx, [seq], self.reader):
                     await self._park(db, arrival, error)
@@ -256,17 +261,18 @@ class Engine:
                 return "a row that it shares no ref with is before it: redrive that one first" if rows else ""
             before = rows
             try:
-                woken = await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
-                await self.wake(db, sorted(woken))
-                return ""
+                async with asyncio.timeout(ATTEMPT_SECONDS):
+                    woken = await self._attempt(db, [], wake=False, parked=frozenset(rows), closed=True)
             except Grown:
                 continue
             except parking.StaysUnread as unread:
                 return str(masked(str(unread)))
-            except Exception as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
-                _raise_unless_fault(error, db)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 -- sorted by _raise_unless_fault
+                _raise_unless_fault(error, db, apart=True)
                 log.warning("redrive_failed", seq=seq, rows=len(rows), error=_text(error))
                 return f"failed again: {_text(error)}"
+            await self.wake(db, sorted(woken), ATTEMPT_SECONDS)
+            return ""
 
     def _committed(self, run: Attempt) -> None:
         """What the process learns from a commit: messages to relay, answers that were waited for, work that

@@ -9,7 +9,7 @@ import asyncpg
 
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, Raw, Unreadable
-from services.chassis.batch import Engine
+from services.chassis.batch import FAILURES_BEFORE_HALVES, Engine
 from services.chassis.database import ATTEMPT_SECONDS, is_broken
 from services.chassis.halt import Halted
 from services.chassis.telemetry import batch_span
@@ -20,6 +20,9 @@ SWEEP_SECONDS = 5.0
 AWAITS_SECONDS = 30
 _DUE = """
 select id::text, run_at, type, payload, journey from job where run_at <= $1 order by run_at, id limit $2"""
+_AWAITS = """
+select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)
+order by seq limit 100"""
 
 
 class Timers:
@@ -33,7 +36,7 @@ class Timers:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._failures = 0
+        self._failures = self._sweeps_failed = 0
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
@@ -69,7 +72,7 @@ class Timers:
                     db, arrivals, unreadable, seconds=self.deadline_seconds, failures=self._failures
                 )
         except (Exception, asyncio.CancelledError) as error:
-            self._failures = 0 if isinstance(error, Halted) else self._failures + _counts(error, db)
+            self._failures = _counted(self._failures, error, db)
             raise
         self._failures = 0
         return len(rows)
@@ -82,15 +85,19 @@ class Timers:
         await self._set(db, to)
 
     async def sweep(self, db: asyncpg.Connection) -> None:
-        """Try again what awaits its ground for long: its handler may decide that the ground will not come."""
+        """Try again what awaits its ground for long: its handler may decide that the ground will not come.
+        After five sweeps that did not come through, what never ends is parked.
+        """
         if self.engine.halt.declared:
             return  # the ground may stand unread in a topic
-        rows = await db.fetch(
-            "select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)"
-            " order by seq limit 100",
-            AWAITS_SECONDS,
-        )
-        await self.engine.wake(db, [row[0] for row in rows])
+        seqs = [row[0] for row in await db.fetch(_AWAITS, AWAITS_SECONDS)]
+        apart = self._sweeps_failed >= FAILURES_BEFORE_HALVES
+        try:
+            await self.engine.wake(db, seqs, self.deadline_seconds, apart=apart)
+        except (Exception, asyncio.CancelledError) as error:
+            self._sweeps_failed = _counted(self._sweeps_failed, error, db)
+            raise
+        self._sweeps_failed = 0
 
     async def _now(self, db: asyncpg.Connection) -> datetime:
         skew: timedelta = await db.fetchval("select skew from clock")
@@ -111,6 +118,6 @@ class Timers:
         return come
 
 
-def _counts(error: BaseException, db: asyncpg.Connection) -> bool:
-    """Whether a failure is one though the database answers: a lost connection is no batch's fault."""
-    return not is_broken(error) and not db.is_closed()
+def _counted(failures: int, error: BaseException, db: asyncpg.Connection) -> int:
+    """How many failures it makes though the database answers: a lost connection is no batch's fault."""
+    return 0 if isinstance(error, Halted) else failures + (not is_broken(error) and not db.is_closed())

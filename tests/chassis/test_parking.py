@@ -13,7 +13,7 @@ from typing_extensions import override
 from contracts.billing import QueryBill
 from contracts.enrollment import EnrollmentApproved
 from contracts.reasons import Reason
-from services.chassis import parking
+from services.chassis import batch, parking
 from services.chassis.arrival import Unreadable
 from services.chassis.halt import Halted
 from services.chassis.ids import partition_of, uuid7
@@ -50,6 +50,25 @@ async def test_a_redrive_ends_though_what_blocks_it_shares_no_row_with_it(databa
             await made.engine.redrive(made.db, [await seq_of(made, "PARKED")])
 
         assert await kept(made) == ["PARKED", "BEHIND"]
+
+
+async def test_a_redrive_of_what_never_ends_ends_and_says_why(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with toy(database) as made:
+        endless, sound = approved(), approved()
+        made.poisoned = {endless.enrollment_id, sound.enrollment_id}
+        await made.run(made.arrived(endless), made.arrived(sound))
+        made.poisoned, made.endless = set(), {endless.enrollment_id}
+        seqs = [seq for (seq,) in await made.rows("select seq from parked order by seq")]
+        monkeypatch.setattr(batch, "ATTEMPT_SECONDS", 0.5)
+
+        async with asyncio.timeout(10):
+            whys = await made.engine.redrive(made.db, seqs)
+
+        assert whys == {seqs[0]: "failed again: TimeoutError: "}
+        assert await kept(made) == ["PARKED"]
+        assert await made.said() == [sound.enrollment_id]
 
 
 async def test_a_fact_set_aside_unread_is_handled_once_and_then_known(database: Database) -> None:

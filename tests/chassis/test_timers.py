@@ -3,6 +3,7 @@
 import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -16,10 +17,10 @@ from services.chassis import batch
 from services.chassis.database import connect
 from services.chassis.ids import uuid7
 from services.chassis.subscriptions import Batch
-from services.chassis.timers import Timers
+from services.chassis.timers import AWAITS_SECONDS, Timers
 from services.chassis.transaction import Transaction
 from tests.chassis.running import partner, running, until
-from tests.chassis.toys import NOON, Remind, Toy, owes, toy, waived
+from tests.chassis.toys import NOON, Remind, Toy, approved, owes, settled, toy, waived
 from tests.ground import Database
 
 
@@ -218,6 +219,35 @@ async def test_a_timer_that_never_ends_is_parked_after_five_failures_and_the_oth
         assert await made.rows("select state, reason, type from parked") == [
             ("PARKED", "HANDLER_FAILED", "Hang")
         ]
+
+
+async def test_what_awaits_and_never_ends_is_parked_after_five_sweeps_and_the_others_go_on(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with toy(database) as made:
+        endless, sound = approved(), approved()
+        await made.run(made.arrived(settled(endless)), made.arrived(settled(sound)))
+        await made.db.execute("update parked set at = at - make_interval(secs => $1)", AWAITS_SECONDS + 1)
+        subscription = made.on.by_type["payment.payment_settled.v1"]
+        handler = subscription.handler
+
+        async def hang(facts: Batch[Any], tx: Transaction) -> None:
+            if facts[0].enrollment_id == endless.enrollment_id:
+                await asyncio.Event().wait()
+            await handler(facts, tx)
+
+        subscription.handler = hang
+        made.grounds = {sound.enrollment_id}
+        monkeypatch.setattr(Timers, "deadline_seconds", 0.2)
+        timers = Timers(made.engine)
+        async with asyncio.timeout(20):
+            for _ in range(batch.FAILURES_BEFORE_HALVES):
+                with pytest.raises(TimeoutError):
+                    await timers.sweep(made.db)
+            await timers.sweep(made.db)
+
+        assert await made.rows("select state from parked") == [("PARKED",)]
+        assert await made.said() == [sound.enrollment_id]
 
 
 async def test_what_ends_no_timer_before_its_fifth_failure(database: Database) -> None:
