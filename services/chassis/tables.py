@@ -161,6 +161,8 @@ _DDL = (
         unique (topic, partition, "offset", digest)
     )""",
     "create unique index parked_event on {s}.parked (event_id) where event_id is not null",
+    # Asked for every second, while what was set aside may stand there for years.
+    "create index parked_awaits on {s}.parked (seq) where state = 'AWAITS'",
     """create table {s}.parked_ref (
         ref bigint not null,
         seq bigint not null references {s}.parked on delete cascade,

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 
-from services.chassis import metrics, watch
+from services.chassis import metrics, timers, watch
 from services.chassis.partitions import month
 from services.chassis.watch import Watch
 from tests.chassis.running import until
@@ -43,6 +43,22 @@ async def test_who_has_waited_too_long_for_his_ground_is_said_once_in_a_while(
                 await until(lambda: measured(660.5))        # it goes on, and nothing more is said
 
         assert [(line["event"], line["messages"]) for line in said] == [("awaits_too_long", 1)]
+
+
+@pytest.mark.parametrize(("asked", "args"), [(watch._AWAITS, ()), (timers._AWAITS, (30,))])
+async def test_who_awaits_his_ground_is_found_however_much_was_set_aside(
+    database: Database, asked: str, args: tuple[int, ...]
+) -> None:
+    async with toy(database) as made:
+        await made.db.execute(
+            "insert into parked(state, reason, digest, recorded_ms)"
+            " select 'QUARANTINED', 'SIGNATURE_INVALID', '', 0 from generate_series(1, 5000)"
+        )
+        await made.run(made.arrived(settled(approved())))
+
+        plan = await made.rows(f"explain (analyze, costs off) {asked}", *args)
+
+        assert "Rows Removed by Filter: 5" not in str(plan), plan
 
 
 async def measured(least: float) -> bool:
