@@ -1,6 +1,8 @@
 """Does a batch that unfolds to gigabytes cost a lane no more than a look at it?"""
 
+import gzip
 import resource
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,17 @@ def test_what_cannot_be_told_is_not_unfolded(codec: str) -> None:
     data[8:12] = (len(data) - 12).to_bytes(4)
 
     assert read(bytes(data)) == [(0, None)]
+
+
+def test_many_streams_behind_the_first_cost_no_more_than_a_look() -> None:
+    data = bytearray(batch("gzip", b"first"))
+    data += gzip.compress(b"") * 50_000
+    data[8:12] = (len(data) - 12).to_bytes(4)
+    began = time.process_time()
+
+    assert read(bytes(data)) == [(0, None)]
+
+    assert time.process_time() - began < 0.2
 
 
 async def bills(made: Toy) -> bool:
