@@ -124,6 +124,15 @@ def reason(what: object) -> str:
     return f"refused {what.refusal.code} {what.refusal.field}".strip() if what.refusal else ""
 
 
+@pytest.mark.parametrize("escaped", [b"\\n", b"\\u000a", b"\\u000A"])
+@pytest.mark.parametrize("field", ["obligation_id", "channel_ref", "method"])
+def test_a_line_break_behind_an_id_is_refused_before_it_is_handlers_business(
+    post: Post, field: str, escaped: bytes
+) -> None:
+    whole = post.body(**{field: f"{BODY[field]}|"})
+    assert reason(post.read(whole.replace(b"|", escaped))) == "refused SCHEMA_INVALID"
+
+
 def test_a_signed_report_goes_to_its_handler(post: Post) -> None:
     assert reason(post.read(post.body())) == ""
 
