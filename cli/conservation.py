@@ -307,9 +307,7 @@ async def _forged(strange: list[Record], db: asyncpg.Connection) -> list[str]:
         for service in TOPICS[record.topic].writers:
             if record.ce_id:
                 wanted[service].add(record.ce_id)
-    known: set[str] = set()
-    for service, ids in wanted.items():
-        known |= await standing(db, service, ids)
+    known = await standing(db, wanted)
     newest = max((record.at_ms for record in strange), default=0)
     return [
         f"{record.place} ({record.type or 'no type'}) stands in no outbox"

@@ -5,7 +5,7 @@ Batches are numbered in the order of time, give or take a transaction's length; 
 a word in a dictionary, and an event's id tells its instant.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -24,21 +24,26 @@ where ce_id = any($3::uuid[])"""
 _ANYWHERE = "select ce_id::text from {s}.outbox where ce_id = any($1::uuid[])"
 
 
-async def standing(db: asyncpg.Connection, service: str, ce_ids: Iterable[str]) -> set[str]:
-    """Those of these ids that stand in the service's outbox. All of it is read only for what is not where it
-    should be.
+async def standing(db: asyncpg.Connection, wanted: Mapping[str, Iterable[str]]) -> set[str]:
+    """Those of these ids that stand in the outbox of a service that may have said them. wanted: by service.
+    All of an outbox is read only for what stands nowhere where it should.
     """
-    wanted = sorted(ce_ids)
-    if not wanted:
-        return set()
+    found: set[str] = set()
+    for service, ids in wanted.items():
+        found |= await _around(db, service, sorted(ids))
+    for service, ids in wanted.items():
+        if left := sorted(set(ids) - found):
+            found |= {row[0] for row in await db.fetch(_ANYWHERE.format(s=service), left)}
+    return found
+
+
+async def _around(db: asyncpg.Connection, service: str, wanted: list[str]) -> set[str]:
+    """Those that were written about when their ids were drawn."""
     times = [datetime.fromtimestamp(millis(ce_id) / 1000, UTC) for ce_id in wanted]
     spans = _joined((at - _BEFORE, at + _AFTER) for at in times)
     edges = await _first_batches(db, service, [edge for span in spans for edge in span])
     there = await db.fetch(_THERE.format(s=service), edges[::2], edges[1::2], wanted)
-    found = {row[0] for row in there}
-    if left := [ce_id for ce_id in wanted if ce_id not in found]:
-        found |= {row[0] for row in await db.fetch(_ANYWHERE.format(s=service), left)}
-    return found
+    return {row[0] for row in there}
 
 
 def _joined(spans: Iterable[tuple[datetime, datetime]]) -> list[tuple[datetime, datetime]]:
