@@ -18,8 +18,10 @@ AT_MOST = 1000
 # how often messages that await their ground are tried again without anybody touching it
 SWEEP_SECONDS = 5.0
 AWAITS_SECONDS = 30
+# `id` alone would be the text, by which no index is sorted: a new year's first instant has a million timers.
 _DUE = """
-select id::text, run_at, type, payload, journey from job where run_at <= $1 order by run_at, id limit $2"""
+select id::text, run_at, type, payload, journey from job where run_at <= $1
+order by run_at, job.id limit $2"""
 _AWAITS = """
 select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)
 order by seq limit 100"""

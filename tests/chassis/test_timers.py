@@ -13,7 +13,7 @@ from msgspec.json import encode
 from contracts.answers import Accepted
 from contracts.operations import AdvanceClock
 from sandbox.stack import Stack
-from services.chassis import batch
+from services.chassis import batch, timers
 from services.chassis.database import connect
 from services.chassis.ids import uuid7
 from services.chassis.subscriptions import Batch
@@ -106,6 +106,15 @@ async def test_of_timers_of_one_thing_the_earlier_runs_first_and_at_its_own_inst
         await Timers(made.engine).fire(made.db, NOON + timedelta(days=1))
         said = await made.rows("select ce_time from outbox where seq = 3 order by batch_id, n")
         assert said == [(NOON + timedelta(hours=n),) for n in (0, 1, 2)]
+
+
+async def test_the_next_of_a_million_timers_of_one_instant_are_found_without_sorting_the_million(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        plan = await made.rows(f"explain {timers._DUE}", NOON, timers.AT_MOST)
+        assert "job_due" in str(plan), plan
+        assert "Sort" not in str(plan), plan
 
 
 @pytest.mark.parametrize(
