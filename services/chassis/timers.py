@@ -44,6 +44,8 @@ class Timers:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
         swept = 0.0
         loop = asyncio.get_running_loop()
+        # as for calls: of a table that is often empty the planner would rather collect all that is due and sort
+        await db.execute("set enable_bitmapscan = off")
         while True:
             self.engine.timers_changed.clear()
             now = await self._now(db)
