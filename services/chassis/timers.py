@@ -18,13 +18,14 @@ AT_MOST = 1000
 # how often messages that await their ground are tried again without anybody touching it
 SWEEP_SECONDS = 5.0
 AWAITS_SECONDS = 30
+SWEPT_AT_MOST = 100
 # `id` alone would be the text, by which no index is sorted: a new year's first instant has a million timers.
 _DUE = """
 select id::text, run_at, type, payload, journey from job where run_at <= $1
 order by run_at, job.id limit $2"""
 _AWAITS = """
-select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1)
-order by seq limit 100"""
+select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1) and seq > $2
+order by seq limit $3"""
 
 
 class Timers:
@@ -39,12 +40,13 @@ class Timers:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self._failures = self._sweeps_failed = 0
+        self._swept_to = 0      # what nobody can read stays in its place, and must not hide the rest
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
         swept = 0.0
         loop = asyncio.get_running_loop()
-        # as for calls: of a table that is often empty the planner would rather collect all that is due and sort
+        # As for calls: of a table that is often empty the planner would rather collect all that is due.
         await db.execute("set enable_bitmapscan = off")
         while True:
             self.engine.timers_changed.clear()
@@ -94,7 +96,8 @@ class Timers:
         """
         if self.engine.halt.declared:
             return  # the ground may stand unread in a topic
-        seqs = [row[0] for row in await db.fetch(_AWAITS, AWAITS_SECONDS)]
+        rows = await db.fetch(_AWAITS, AWAITS_SECONDS, self._swept_to, SWEPT_AT_MOST)
+        seqs = [row[0] for row in rows]
         apart = self._sweeps_failed >= FAILURES_BEFORE_HALVES
         try:
             await self.engine.wake(db, seqs, self.deadline_seconds, apart=apart)
@@ -102,6 +105,7 @@ class Timers:
             self._sweeps_failed = _counted(self._sweeps_failed, error, db)
             raise
         self._sweeps_failed = 0
+        self._swept_to = seqs[-1] if len(seqs) == SWEPT_AT_MOST else 0
 
     async def _now(self, db: asyncpg.Connection) -> datetime:
         skew: timedelta = await db.fetchval("select skew from clock")

@@ -266,6 +266,24 @@ async def test_what_awaits_and_never_ends_is_parked_after_five_sweeps_and_the_ot
         assert await made.said() == [sound.enrollment_id]
 
 
+async def test_what_awaits_and_cannot_be_read_hides_none_behind_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with toy(database) as made:
+        facts = [approved() for _ in range(3)]
+        await made.run(*(made.arrived(settled(fact)) for fact in facts))
+        await made.db.execute("update parked set at = at - make_interval(secs => $1)", AWAITS_SECONDS + 1)
+        await made.db.execute("update parked set value = '{}' where seq < (select max(seq) from parked)")
+        made.grounds = {fact.enrollment_id for fact in facts}
+        monkeypatch.setattr(timers, "SWEPT_AT_MOST", 1)
+
+        sweeps = Timers(made.engine)
+        for _ in facts:
+            await sweeps.sweep(made.db)
+
+        assert await made.said() == [facts[-1].enrollment_id]
+
+
 async def test_what_ends_no_timer_before_its_fifth_failure(database: Database) -> None:
     async with toy(database) as made:
         failures = [TimeoutError("away")] * (batch.FAILURES_BEFORE_HALVES - 1)

@@ -45,7 +45,7 @@ async def test_who_has_waited_too_long_for_his_ground_is_said_once_in_a_while(
         assert [(line["event"], line["messages"]) for line in said] == [("awaits_too_long", 1)]
 
 
-@pytest.mark.parametrize(("asked", "args"), [(watch._AWAITS, ()), (timers._AWAITS, (30,))])
+@pytest.mark.parametrize(("asked", "args"), [(watch._AWAITS, ()), (timers._AWAITS, (30, 0, 100))])
 async def test_who_awaits_his_ground_is_found_however_much_was_set_aside(
     database: Database, asked: str, args: tuple[int, ...]
 ) -> None:
