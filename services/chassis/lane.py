@@ -293,12 +293,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self._failures = 0
             return 1.0
         self._failures += 1
-        log.warning(
-            "batch_put_back",
-            group=self.group,
-            failures=self._failures,
-            error=f"{type(error).__name__}: {error}"[:300],
-        )
+        text = f"{type(error).__name__}: {error}"[:300]
+        log.warning("batch_put_back", group=self.group, failures=self._failures, error=text)
         return float(min(0.1 * 2 ** (self._failures - 1), 5.0))
 
     def _govern(self, count: int, cpu: float) -> None:
