@@ -96,7 +96,8 @@ def test_where_nothing_runs_one_line_says_so(
             pg_admin_dsn="", pg_host="127.0.0.1", pg_port=1, secrets={"auditor": "x"},
         ).remember(tmp_path)  # fmt: skip
 
-    ended = canbao(tmp_path, *verb)
+    wish = '{"type": "billing.query_bill.v1", "body": {}}' if verb[0] == "push" else ""
+    ended = canbao(tmp_path, *verb, text=wish)
 
     assert ended.returncode == 1
     assert ended.stderr == f"canbao {verb[0]}: nothing runs here: ./canbao up starts it\n"
