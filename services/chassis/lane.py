@@ -172,26 +172,23 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         log.info("assigned", group=self.group, partitions=len(assigned))
         self._refilled = set()
         try:
-            await self._compare(assigned)
+            if assigned:
+                await self._compare(assigned)
         finally:
             self.compared.set()
 
     async def _compare(self, assigned: set[TopicPartition]) -> None:
+        """No offset is ever committed without its progress: where there is none, nothing was done."""
         consumer, partitions = self.sub.consumer, sorted(assigned)
         committed = await asyncio.gather(*(consumer.committed(partition) for partition in partitions))
-        done = await self._progress()
+        begins, done = await consumer.beginning_offsets(partitions), await self._progress()
         for partition, offset in zip(partitions, committed):
-            last = done.get((partition.topic, partition.partition))
-            if last is not None and offset is not None and offset > last + 1:
+            due = max(done.get((partition.topic, partition.partition), -1) + 1, begins[partition])
+            if offset is not None and offset > due:
                 metrics.fact_gap(self.engine.service, partition.topic)
-                log.error(
-                    "gap_refilled",
-                    group=self.group,
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    skipped=offset - last - 1,
-                )
-                consumer.seek(partition, last + 1)
+                log.error("gap_refilled", group=self.group, topic=partition.topic,
+                          partition=partition.partition, skipped=offset - due)
+                consumer.seek(partition, due)
                 self._refilled.add(partition)
 
     async def _progress(self) -> dict[tuple[str, int], int]:

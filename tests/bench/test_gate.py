@@ -59,7 +59,10 @@ async def test_the_counts_see_what_is_broken_in_the_database(database: Database,
                 "insert into payment.ledger values"
                 " ('0190a000-0000-7000-8000-000000000001', 1, 1002, 40000, null, now())"
             )
-            await db.execute("insert into notify.parked(state, reason) values ('PARKED', 'HANDLER_FAILED')")
+            await db.execute(
+                "insert into notify.parked(state, reason, digest, recorded_ms)"
+                " values ('PARKED', 'HANDLER_FAILED', '', 0)"
+            )
             wrong = gate.faults(before, await gate.count(db, kafka, ""), 0)
     finally:
         await kafka.stop()

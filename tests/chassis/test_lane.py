@@ -136,10 +136,8 @@ async def test_offsets_moved_past_unread_facts_are_refilled(
         facts = [approved() for _ in range(40)]
         async with running(broker, tmp_path, made.on):
             await say(producer, facts[0])
-            for fact in facts[1:20]:
-                await say(producer, fact)
-            await until(lambda: bills(made, 20))
-        for fact in facts[20:]:
+            await until(lambda: bills(made, 1))
+        for fact in facts[1:]:      # partitions, too, of which nothing was done yet
             await say(producer, fact)
         await producer.flush()
         await skip_to_end(broker)

@@ -93,7 +93,7 @@ class Shop:
 
 
 @pytest.fixture
-async def shop(files: Path, provider: str) -> AsyncIterator[Shop]:
+async def shop(files: Path, provider: str, database: Database) -> AsyncIterator[Shop]:
     app = web.Application()
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     async with aiohttp.ClientSession(provider) as session:
