@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 import asyncpg
+from aiokafka import TopicPartition
 
 from services.chassis import attempt, calls, database, outbox
 from services.chassis import lane as lane_module
@@ -28,7 +29,7 @@ def _no_seek_back() -> None:
 
 
 def _offsets_first() -> None:
-    """Offsets go out before the database has the batch, and nobody compares them; a kill loses it."""
+    """Offsets go out before the database has the batch."""
     work = Lane._work
 
     async def early(lane: Lane, runs: Runs) -> int | None:
@@ -36,11 +37,16 @@ def _offsets_first() -> None:
         await lane.flush()
         return await work(lane, runs)
 
-    async def unwatched(_lane: Lane) -> dict[tuple[str, int], int]:
-        return {}
-
     Lane._work = early  # type: ignore[method-assign,assignment]
-    Lane._progress = unwatched  # type: ignore[method-assign,assignment]
+
+
+def _no_refill() -> None:
+    """Nobody compares the offsets with what the database has done."""
+
+    async def unwatched(_lane: Lane, _assigned: set[TopicPartition]) -> None:
+        return None
+
+    Lane._compare = unwatched  # type: ignore[method-assign,assignment]
 
 
 def _no_inbox() -> None:
@@ -129,6 +135,7 @@ def _late_calls() -> None:
 PLANTS: dict[str, Callable[[], None]] = {
     "no_seek_back": _no_seek_back,
     "offsets_first": _offsets_first,
+    "no_refill": _no_refill,
     "no_inbox": _no_inbox,
     "relay_forgets_first": _relay_forgets_first,
     "no_order": _no_order,

@@ -23,10 +23,10 @@ pytestmark = pytest.mark.timeout(180)     # processes start slowly on a busy mac
 
 
 async def in_transaction(field: Field) -> None:
-    """Wait until a handler is at work."""
+    """Wait until a handler of facts is at work."""
 
     async def busy() -> bool:
-        sessions = "pg_stat_activity where usename = 'billing' and state like 'idle in tr%'"
+        sessions = "pg_stat_activity where application_name like 'billing-bulk-%' and state like 'idle in tr%'"
         return bool(await field.count(sessions))
 
     await until(busy, "a handler at work")
