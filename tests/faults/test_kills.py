@@ -26,7 +26,7 @@ async def in_transaction(field: Field) -> None:
     """Wait until a handler of facts is at work."""
 
     async def busy() -> bool:
-        sessions = "pg_stat_activity where application_name like 'billing-bulk-%' and state like 'idle in tr%'"
+        sessions = "pg_stat_activity where application_name like 'billing-bulk-%' and state ~ '^idle in'"
         return bool(await field.count(sessions))
 
     await until(busy, "a handler at work")
