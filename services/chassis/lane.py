@@ -216,7 +216,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             if not runs or self.stopping:
                 self.lag.forget()
                 return
-            started, cpu = time.monotonic(), time.thread_time()
+            started, cpu, most = time.monotonic(), time.thread_time(), self.sub.max_records
             try:
                 if self.db is None:
                     await self.open()
@@ -231,7 +231,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 self._done(runs, count)
                 metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
                 self._govern(count or 0, time.thread_time() - cpu)
-                pause = rest(started, len(records))
+                pause = rest(started, len(records), most)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
 

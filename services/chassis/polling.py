@@ -18,13 +18,14 @@ LONGEST_REST_SECONDS = 0.1
 Poll = Callable[[AIOKafkaConsumer], Awaitable[tuple[ConsumerRecord, ...]]]
 
 
-def rest(began: float, count: int) -> float:
+def rest(began: float, count: int, most: int = SMALL) -> float:
     """How many seconds to rest after a batch: after a small one as long as it worked.
 
     A busy machine then gathers larger batches, which cost far less a message; an idle one still takes what
-    comes at once. began: of the monotonic clock.
+    comes at once. began: of the monotonic clock. most: how many it might have taken; behind a batch that took
+    them all more is waiting, so there is no rest.
     """
-    return min(time.monotonic() - began, LONGEST_REST_SECONDS) if 0 < count < SMALL else 0.0
+    return min(time.monotonic() - began, LONGEST_REST_SECONDS) if 0 < count < min(most, SMALL) else 0.0
 
 
 def patiently(subscriber: Any) -> Poll:
