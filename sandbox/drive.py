@@ -43,7 +43,7 @@ _BEHAVIOURS = {
     Conduct.LOST_CALLBACK: "lost",
     Conduct.WRONG_AMOUNT: "wrong_amount",
 }
-_PAUSES = (0.5, 1.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0)  # a channel that is told to try again does not hammer
+_PAUSES = (0.5, 1.0, 2.0, *(3.0,) * 40)  # a channel that is told to try again does not hammer, nor give up
 _SUBMITTED = contract_of(EnrollmentSubmitted).type.encode()
 
 

@@ -27,6 +27,7 @@ from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, conn
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs
+from services.chassis.meter import Metered
 from services.chassis.polling import patiently, rest
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
@@ -216,11 +217,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             if not runs or self.stopping:
                 self.lag.forget()
                 return
-            started, cpu, most = time.monotonic(), time.thread_time(), self.sub.max_records
+            started, most = time.monotonic(), self.sub.max_records
             try:
                 if self.db is None:
                     await self.open()
-                count = await self._work(runs)
+                work = Metered(self._work(runs))
+                count = await work
             except (Exception, asyncio.CancelledError) as error:
                 if is_ours_to_stop(error):
                     raise
@@ -230,7 +232,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             else:
                 self._done(runs, count)
                 metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
-                self._govern(count or 0, time.thread_time() - cpu)
+                self._govern(count or 0, work.cpu)
                 pause = rest(started, len(records), most)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
