@@ -215,12 +215,14 @@ class Reader:
     def _partners(
         self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None
     ) -> Arrival | Unreadable | None:
-        contract = subscription.contract
+        contract, head = subscription.contract, dict(raw.headers)
+        if len(head) != len(raw.headers):
+            return Unreadable(raw, Reason.BODY_INVALID, "a header stands twice", subscription.type)
         reason = trust.verify(
             self.keys,
             topic=raw.topic,
             key=raw.key or b"",
-            headers=dict(raw.headers),
+            headers=head,
             value=signed or raw.value or b"",
             broker_ms=raw.at_ms,
             money=bool(contract and contract.money),

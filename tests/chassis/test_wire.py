@@ -86,6 +86,7 @@ class Post:
         signer: Keyring | None = None,
         money: bool = True,
         age_ms: int = 0,
+        before: Mapping[str, bytes] = {},
         after: Mapping[str, bytes | None] = {},
     ) -> object:
         now = int(time.time() * 1000)
@@ -106,7 +107,8 @@ class Post:
             now_ms=now - age_ms,
         )
         whole = {**headers, **dict(signed), **after}
-        return self.reader.read(Raw(topic, 0, 1, key.encode(), tuple(whole.items()), value, now))
+        all_headers = (*before.items(), *whole.items())
+        return self.reader.read(Raw(topic, 0, 1, key.encode(), all_headers, value, now))
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +222,20 @@ def test_garbage_that_may_hide_a_secret_keeps_its_reason_but_not_its_bytes(post:
     what = post.read(b'{"password": "1', after={"sig": b"AAAA"})
     assert isinstance(what, Unreadable)
     assert (what.reason, what.secret) == (Reason.SIGNATURE_INVALID, True)
+
+
+@pytest.mark.parametrize(
+    ("signed_as", "before"),
+    [
+        ("payment.start_payment.v1", {"ce_type": b"payment.report_payment.v1"}),
+        ("payment.report_payment.v1", {"ce_id": b"x"}),
+        ("payment.report_payment.v1", {"sig": b"x"}),
+    ],
+)
+def test_a_header_that_stands_twice_says_two_things_and_neither_is_believed(
+    post: Post, signed_as: str, before: dict[str, bytes]
+) -> None:
+    assert reason(post.read(post.body(), type=signed_as, before=before)) == "parked BODY_INVALID"
 
 
 @pytest.mark.parametrize("key", ["a\x00b", "k" * 1_000_000])
