@@ -71,7 +71,8 @@ async def _demo(args: argparse.Namespace) -> int:
             patience = 25 + args.citizens / 50
             report, person_id = await perform(city, _ground(sandbox), screen, patience_seconds=patience)
             report.invariants = await _verify(sandbox)
-            timeline = [] if args.json else await _timeline(sandbox, person_id)
+            columns = screen.console.width
+            timeline = [] if args.json else await _timeline(sandbox, person_id, columns)
             stays = screen.console.is_terminal and sys.stdin.isatty() and not args.json
             _present(report, person_id, timeline, sandbox, screen, stays=stays)
             if stays:
@@ -112,21 +113,18 @@ def _ground(sandbox: "Sandbox") -> "Ground":
 
 
 async def _verify(sandbox: "Sandbox") -> dict[str, bool]:
-    try:
-        from cli.verify import check  # noqa: PLC0415 - as above
-    except ModuleNotFoundError:
-        return {}
+    from cli.verify import check  # noqa: PLC0415 - as above
 
     return {result.id: result.ok for result in await check(sandbox.stack)}
 
 
-async def _timeline(sandbox: "Sandbox", person_id: str) -> list[Any]:
+async def _timeline(sandbox: "Sandbox", person_id: str, columns: int) -> list[Any]:
     """One citizen's way through all services, as parts that rich prints."""
     from cli.timeline import find  # noqa: PLC0415 - as above
-    from cli.trace import tables  # noqa: PLC0415 - as above
+    from cli.trace import WIDE, tables  # noqa: PLC0415 - as above
 
     found = await find(sandbox.stack, person_id) if person_id else None
-    return tables(found) if found else []
+    return tables(found, wide=columns >= WIDE) if found else []
 
 
 def _present(

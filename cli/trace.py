@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli.place import NothingRuns, running_stack
@@ -18,7 +19,7 @@ _ID = re.compile(r"[\x21-\x7e]{1,100}")
 _PERSONAL = re.compile(r"\d{17}[\dXx]|1\d{10}")  # an ID number, a phone: those find nobody here
 _COLOURS = {"command": "cyan", "ledger": "yellow", "receipt": "yellow", "parked": "red"}
 _LOOK_SECONDS = 1.0
-NARROWEST = 150  # columns, where nobody looks at a terminal
+WIDE = 150  # columns from which all of a row stands beside each other; also where nobody looks at a terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,48 +109,64 @@ def show(found: "Timeline") -> None:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console.width = max(console.width, NARROWEST)
+        console.width = max(console.width, WIDE)
     with console.capture() as printed:  # rich would end the process when nobody reads
-        for part in tables(found):
+        for part in tables(found, wide=console.width >= WIDE):
             console.print(part)
     sys.stdout.write(printed.get())
     sys.stdout.flush()
 
 
-def tables(found: "Timeline") -> list[Any]:
-    """How everything stands, and what led there; to be printed by rich."""
+def tables(found: "Timeline", *, wide: bool) -> list[Any]:
+    """How everything stands, and what led there; to be printed by rich. Not wide: what would not fit beside
+    each other stands below each other.
+    """
     from rich.markup import escape  # noqa: PLC0415 - --help stays instant
-    from rich.table import Table  # noqa: PLC0415 - --help stays instant
 
     from services.console.rules import instant  # noqa: PLC0415 - --help stays instant
 
     names = "、".join(found.names_masked) or "?"
     journeys = ", ".join(found.journeys) or "–"
     head = f"[bold]{escape(names)}[/]  {found.kind} {escape(found.id)}  journeys {journeys}"
-    now = Table(title="现状 state", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("服务", "对象", "状态", "内容", "编号"):
-        now.add_column(column, no_wrap=column != "内容")
-    for state in found.states:
-        now.add_row(
-            state.service, state.what, state.status, escape(state.details), f"[dim]{escape(state.id)}[/]"
-        )
-    way = Table(title="时间线 timeline (+08:00)", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for column in ("时间", "服务", "事项", "内容", "编号"):
-        way.add_column(column, no_wrap=column in ("时间", "服务"), overflow="fold")
-    for entry in found.entries:
-        colour = _COLOURS.get(entry.kind, "default")
-        way.add_row(
+    now = [
+        (state.service, f"{state.what}  {state.status}", escape(state.details), f"[dim]{escape(state.id)}[/]")
+        for state in found.states
+    ]
+    way = [
+        (
             instant(entry.at).removesuffix("+08:00"),
             entry.service,
-            f"[{colour}]{escape(entry.zh)} {escape(entry.en)}[/]",
+            f"[{_COLOURS.get(entry.kind, 'default')}]{escape(entry.zh)} {escape(entry.en)}[/]",
             escape(entry.details),
             f"[dim]{escape(entry.id)}[/]",
         )
+        for entry in found.entries
+    ]
     missing = [
         f"[yellow]{topic}: the console has not read all of it yet; older facts may be missing[/]"
         for topic in found.behind
     ]
-    return [head, *missing, now, way]
+    what = ("事项 what", "内容 details", "编号 id")
+    return [
+        head,
+        *missing,
+        _table("现状 state", ("服务 service", *what), now, wide=wide),
+        _table("时间线 timeline (+08:00)", ("时间 time", "服务 service", *what), way, wide=wide),
+    ]
+
+
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], *, wide: bool) -> Any:
+    """A table whose last three columns are one where it is narrow."""
+    from rich.table import Table  # noqa: PLC0415 - --help stays instant
+
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    before = len(columns) - 3
+    for column in columns if wide else (*columns[:before], columns[before]):
+        table.add_column(column, no_wrap=column in columns[:before], overflow="fold")
+    for row in rows:
+        below = "\n".join(filter(None, row[before:]))
+        table.add_row(*(row if wide else (*row[:before], below)))
+    return table
 
 
 def _say(text: str, code: int) -> int:

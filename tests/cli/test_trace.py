@@ -1,6 +1,7 @@
 """Does trace tell one person's way from any id, quickly, without personal data?"""
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -11,9 +12,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from cli.history import NEWEST
 from cli.timeline import Timeline, find
+from cli.trace import WIDE, tables
 from contracts.reasons import Reason
 from sandbox.stack import Stack
 from services.chassis.ids import uuid7
@@ -121,6 +124,19 @@ async def test_amounts_are_yuan_and_times_are_chinese(year: Year) -> None:
         "贷 credit 应缴基金 2202 premiums 400.00元",
     ]
     assert any("支付时间 2024-12-20 12:00:00+08:00" in entry.details for entry in found.entries)
+
+
+@pytest.mark.parametrize("columns", [80, 120, 150, 200])
+async def test_on_a_terminal_of_any_width_no_id_and_no_word_is_cut(year: Year, columns: int) -> None:
+    found = await told(year, year.order)
+    console = Console(width=columns, file=io.StringIO())
+    for part in tables(found, wide=columns >= WIDE):
+        console.print(part)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    ids = {each.id for each in [*found.states, *found.entries]}
+    words = {word for text in (*ids, *(each.en for each in found.entries)) for word in text.split()}
+    assert "…" not in printed
+    assert {word for word in words if word not in printed} == set()
 
 
 async def test_commands_and_their_refusals_are_told_and_what_is_not_answered_yet(year: Year) -> None:
