@@ -87,7 +87,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     ),
     "billing": (
         "billing.bill select obligation, 1, enrollment, person, '990100', 'resident', 2025, 'ordinary',"
-        " 40000, 67000, 'demo-2025/1', date '2025-03-31', 'SETTLED', order_id, at, at, 2",
+        " '[]', 40000, 67000, 'demo-2025/1', date '2025-03-31', 'SETTLED', order_id, at, at, 2",
     ),
     "payment": (
         'payment.person select person, \'{"box": "sealed"}\', 1',

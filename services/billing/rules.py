@@ -61,6 +61,7 @@ class Bill(Struct, frozen=True, gc=False):
     scheme: str
     insurance_year: int
     category: str
+    certified: list[str]
     due_fen: int
     subsidy_fen: int
     policy: str
@@ -174,7 +175,8 @@ def assess(
     bill = Bill(
         obligation_id=obligation_id, version=1, enrollment_id=fact.enrollment_id, person_id=fact.person_id,
         region_code=fact.region_code, scheme=fact.scheme, insurance_year=fact.insurance_year,
-        category=assessment.category, due_fen=assessment.due_fen, subsidy_fen=assessment.subsidy_fen,
+        category=assessment.category, certified=fact.categories, due_fen=assessment.due_fen,
+        subsidy_fen=assessment.subsidy_fen,
         policy=policy.ref, closes_on=policy.window.closes,
         status=BillState.ISSUED if assessment.due_fen else BillState.WAIVED,
         order_id=None, issued_at=now, paid_at=None, sequence=1,
@@ -209,8 +211,7 @@ def show(bill: Bill | None, *, identified: bool) -> Shown | Refused:
         return refused(Reason.PERSON_NOT_FOUND, field="person_id")
     if bill is None:
         return refused(Reason.BILL_NOT_FOUND, field="person_id")
-    certified = () if bill.category == ORDINARY else (bill.category,)
-    return Shown(bill, premium(certified, policy=in_force(bill.region_code, bill.insurance_year)))
+    return Shown(bill, premium(tuple(bill.certified), policy=in_force(bill.region_code, bill.insurance_year)))
 
 
 def yuan(fen: int) -> str:

@@ -11,6 +11,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from services.chassis.rows import HALF_FULL, registry_of
@@ -33,8 +34,9 @@ class Identification(Base, table=True):
 class Bill(Base, table=True):
     """One version of what a person owes for a scheme and year.
 
-    Lines and explanation follow from policy and category, so they are not kept. order_id: what paid it.
-    sequence: facts said about the obligation.
+    Lines and explanation follow from policy and categories, so they are not kept. certified: all the person
+    has; category: the one of them that counts. order_id: what paid it. sequence: facts said about the
+    obligation.
     """
 
     __tablename__ = "bill"
@@ -56,6 +58,7 @@ class Bill(Base, table=True):
     scheme: str = Field(sa_type=Text)
     insurance_year: int = Field(sa_type=SmallInteger)
     category: str = Field(sa_type=Text)
+    certified: list[str] = Field(sa_type=JSONB)
     due_fen: int = Field(sa_type=BigInteger)
     subsidy_fen: int = Field(sa_type=BigInteger)
     policy: str = Field(sa_type=Text)

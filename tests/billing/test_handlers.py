@@ -72,8 +72,10 @@ async def test_the_same_payment_twice_settles_once(world: World) -> None:
 
 
 async def test_a_payment_for_a_superseded_version_settles_that_one(world: World) -> None:
-    await world.given(store.BILLS, replace(ISSUED, status="SUPERSEDED", sequence=2),
-                      replace(ISSUED, version=2, due_fen=12_000, category="subsistence", sequence=2))
+    first = replace(ISSUED, status="SUPERSEDED", sequence=2)
+    second = replace(ISSUED, version=2, due_fen=12_000, category="subsistence", certified=["subsistence"],
+                     sequence=2)
+    await world.given(store.BILLS, first, second)
 
     await world.when(LI_NA.payment_settled(version=1))
 

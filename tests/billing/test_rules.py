@@ -35,11 +35,12 @@ NOW = datetime(2024, 12, 20, 4, tzinfo=UTC)
 ISSUED = Bill(
     obligation_id=LI_NA.obligation_id, version=1, enrollment_id=LI_NA.enrollment_id,
     person_id=LI_NA.person_id, region_code="990100", scheme="RESIDENT", insurance_year=2025,
-    category="ordinary", due_fen=40_000, subsidy_fen=67_000,
+    category="ordinary", certified=[], due_fen=40_000, subsidy_fen=67_000,
     policy="demo-2025/1", closes_on=date(2025, 3, 31), status="ISSUED", order_id=None,
     issued_at=NOW, paid_at=None, sequence=1,
 )
-WAIVED = replace(ISSUED, status="WAIVED", category="orphan", due_fen=0, subsidy_fen=107_000)
+WAIVED = replace(
+    ISSUED, status="WAIVED", category="orphan", certified=["orphan"], due_fen=0, subsidy_fen=107_000)
 SETTLED = replace(
     ISSUED, status="SETTLED", order_id=LI_NA.order_id, paid_at=instant("2024-12-21T09:30+08:00"), sequence=2)
 SUPERSEDED = replace(ISSUED, status="SUPERSEDED", sequence=2)
@@ -162,6 +163,16 @@ def test_who_asks_sees_the_bill_and_why(bill: Bill | None, outcome: type) -> Non
         assert result.assessment.due_fen == result.bill.due_fen
     if isinstance(result, Refused):
         assert (result.code, result.retryable) == ("BILL_NOT_FOUND", True)
+
+
+def test_who_asks_reads_the_very_reasons_that_the_bill_was_issued_with() -> None:
+    approved = LI_NA.approved("severely_disabled", "subsistence")
+    due = assess(approved, None, obligation_id=LI_NA.obligation_id, now=NOW)
+    assert isinstance(due, Due)
+    shown = show(due.bill, identified=True)
+    assert isinstance(shown, Shown)
+    assert shown.assessment == due.assessment
+    assert "同时符合多个类别的，按个人缴费最低的类别执行" in shown.assessment.explanation
 
 
 STANDING = {"NONE": None, "ISSUED": ISSUED, "WAIVED": WAIVED, "SETTLED": SETTLED, "SUPERSEDED": SUPERSEDED}

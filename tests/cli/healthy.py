@@ -217,6 +217,7 @@ class Year:
                 "scheme": "RESIDENT",
                 "insurance_year": 2025,
                 "category": "ordinary",
+                "certified": "[]",
                 "due_fen": 40000,
                 "subsidy_fen": 67000,
                 "policy": "demo-2025/1",

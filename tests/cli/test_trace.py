@@ -133,7 +133,7 @@ async def test_on_a_terminal_of_any_width_no_id_and_no_word_is_cut(year: Year, c
     for part in tables(found, wide=columns >= WIDE):
         console.print(part)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    ids = {each.id for each in [*found.states, *found.entries]}
+    ids = {state.id for state in found.states} | {entry.id for entry in found.entries}
     words = {word for text in (*ids, *(each.en for each in found.entries)) for word in text.split()}
     assert "…" not in printed
     assert {word for word in words if word not in printed} == set()

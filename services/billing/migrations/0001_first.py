@@ -18,6 +18,7 @@ TABLES = (
         scheme text not null,
         insurance_year smallint not null,
         category text not null,
+        certified jsonb not null,
         due_fen bigint not null,
         subsidy_fen bigint not null,
         policy text not null,
