@@ -23,6 +23,9 @@ COVERAGES = "enrollment.coverages"
 PEOPLE = "enrollment.people"
 FewCodes = Annotated[list[Code], Meta(max_length=16)]
 
+# What keyboards and banks write for the dot inside a name, for str.translate: · it is.
+NAME_DOTS = str.maketrans(dict.fromkeys("•‧∙・･．.", "·"))
+
 
 class Identity(Struct, frozen=True, kw_only=True):
     """Who somebody is, as on the card. C2: only inside Sealed."""

@@ -6,7 +6,7 @@ from datetime import date, datetime
 from msgspec import Struct
 from msgspec.structs import replace
 
-from contracts.enrollment import Registration
+from contracts.enrollment import NAME_DOTS, Registration
 from contracts.partners import Partner
 from contracts.policy import is_region
 from contracts.reasons import Reason, Refused, refused
@@ -15,7 +15,6 @@ _ID_NUMBER = re.compile(r"[0-9]{17}[0-9X]", re.ASCII)
 _PHONE = re.compile(r"1[3-9][0-9]{9}", re.ASCII)
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 _CHECK_DIGITS = "10X98765432"
-_DOTS = str.maketrans({"•": "·", "・": "·", "‧": "·", "．": "·"})    # what keyboards make of a name's dot
 
 
 class Person(Struct, frozen=True, gc=False):
@@ -72,7 +71,7 @@ def check_digit(first_17: str) -> str:
 def normalised(registration: Registration) -> Registration:
     """One way to write each name and number, so that equal people have equal indexes."""
     return replace(
-        registration, name=registration.name.strip().translate(_DOTS), phone=registration.phone.strip(),
+        registration, name=registration.name.strip().translate(NAME_DOTS), phone=registration.phone.strip(),
         id_number=registration.id_number.strip().upper(), email=registration.email.strip(),
     )
 

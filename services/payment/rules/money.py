@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from msgspec import Struct
 from msgspec.structs import replace
 
-from contracts.enrollment import Identity
+from contracts.enrollment import NAME_DOTS, Identity
 from contracts.message import OrderId, PersonId
 from contracts.payment import ReportPayment
 from contracts.policy import in_force
@@ -41,9 +41,6 @@ CHINA = ZoneInfo("Asia/Shanghai")
 # money stands in suspense. A fast bank overtakes our own BillIssued by seconds; ten minutes outlast a
 # restart.
 PATIENCE = timedelta(minutes=10)
-
-# Keyboards and banks write the dot inside a name in many ways.
-_DOTS = str.maketrans(dict.fromkeys("•‧∙・･．.", "·"))
 
 
 class Known(Struct, frozen=True):
@@ -248,7 +245,7 @@ def _number(identity: Identity) -> str:
 
 
 def _name(identity: Identity) -> str:
-    return "".join(unicodedata.normalize("NFKC", identity.name.translate(_DOTS)).split())
+    return "".join(unicodedata.normalize("NFKC", identity.name.translate(NAME_DOTS)).split())
 
 
 def answer(receipt: Receipt) -> dict[str, str]:
