@@ -128,7 +128,8 @@ def test_a_name_is_letters_with_single_dots_between_parts(name: str, outcome: bo
 @pytest.mark.parametrize("dot", [*"·•‧∙・･．."])
 def test_people_are_equal_however_a_keyboard_writes_them(dot: str) -> None:
     written = Registration(
-        id_kind="RESIDENT_ID", name=f" 阿依古丽{dot}买买提", id_number="11010519491231002x ", phone=" 19900000004",
+        id_kind="RESIDENT_ID", name=f" 阿依古丽{dot}买买提",
+        id_number="11010519491231002x ", phone=" 19900000004",
     )
 
     clean = normalised(written)
