@@ -25,10 +25,9 @@ from msgspec import Struct
 from contracts.enrollment import Contact
 from services.chassis.calls import NotSent, Unknown
 from services.chassis.keys import Keyring
-from services.notify.rules import AskReceipt, MailTaken, SendMail, SendRefused, SendSms, SmsReceipt, SmsTaken
+from services.notify.rules import MailTaken, SendMail, SendRefused, SendSms, SmsTaken
 
-SmsRequest = SendSms | AskReceipt
-SmsOutcome = SmsTaken | SendRefused | SmsReceipt
+SmsOutcome = SmsTaken | SendRefused
 
 SCHEME = "ACS3-HMAC-SHA256"
 NOT_TODAY = frozenset({"isv.BUSINESS_LIMIT_CONTROL", "isv.DAY_LIMIT_CONTROL"})
@@ -63,8 +62,6 @@ class _Answer(Struct, frozen=True):
 
 class _Sent(Struct, frozen=True):
     biz_id: str
-    status: str
-    err_code: str = ""
 
 
 class _Found(Struct, frozen=True):
@@ -131,10 +128,8 @@ class Sms:
     ) -> None:
         await self._session.close()
 
-    async def send(self, request: SmsRequest) -> SmsOutcome:
-        """Send one SMS, or ask for its receipt. Raises NotSent (a 429 says after how long) or Unknown."""
-        if isinstance(request, AskReceipt):
-            return await self._receipt(request)
+    async def send(self, request: SendSms) -> SmsOutcome:
+        """Send one SMS. Raises NotSent (a 429 says after how long) or Unknown."""
         phone = self._keys.open(request.contact, Contact, place=request.person_id).phone
         if not _PHONE.fullmatch(phone):
             return _refused(request, "SMS", "NO_PHONE", "", final=True)
@@ -155,26 +150,13 @@ class Sms:
             return SmsTaken(**_names(request), provider_ref=answer.biz_id, doubtful=doubtful)
         return _refused(request, "SMS", answer.code, answer.message, final=answer.code not in NOT_TODAY)
 
-    async def ask(self, request: SmsRequest) -> SmsOutcome | None:
+    async def ask(self, request: SendSms) -> SmsTaken | None:
         """Did the provider take an SMS whose sending ended unknown? None: it does not know it."""
-        if isinstance(request, AskReceipt):
-            return await self._receipt(request)
         sent = await self._sent(request.notification_id)
         if sent:
             return SmsTaken(**_names(request), provider_ref=sent[0].biz_id, doubtful=True)
         self._doubts.asked_in_vain(request.notification_id)
         return None
-
-    async def _receipt(self, asked: AskReceipt) -> SmsReceipt:
-        sent = await self._sent(asked.notification_id)
-        if not sent:
-            return SmsReceipt(**_names(asked), state="ABSENT")
-        for state in ("DELIVERED", "WAITING", "FAILED"):        # one of two that arrived is an arrival
-            for each in sent:
-                if each.status == state:
-                    return SmsReceipt(**_names(asked), state="TAKEN" if state == "WAITING" else state,
-                                      code=each.err_code, sent=len(sent))
-        raise Unknown("a receipt in a state we don't know")
 
     async def _sent(self, out_id: str) -> list[_Sent]:
         found = _read(await self._call("QuerySendDetails", "GET", "/query", {"out_id": out_id}, b""), _Found)
@@ -331,7 +313,7 @@ async def _outcomes() -> AsyncIterator[None]:
         raise Unknown(type(error).__name__) from error
 
 
-def _names(request: SendSms | SendMail | AskReceipt) -> dict[str, Any]:
+def _names(request: SendSms | SendMail) -> dict[str, Any]:
     return {"notification_id": request.notification_id, "person_id": request.person_id}
 
 

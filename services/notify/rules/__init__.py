@@ -73,22 +73,6 @@ class SendRefused(_Notice, frozen=True, kw_only=True):
     final: bool
 
 
-class AskReceipt(_Notice, frozen=True, kw_only=True):
-    """Did the SMS reach the phone?"""
-
-
-class SmsReceipt(_Notice, frozen=True, kw_only=True):
-    """What the network said. state: TAKEN (no word yet), DELIVERED, FAILED, or ABSENT: the provider never had
-    it.
-
-    code: the network's own, when FAILED. sent: how many messages went out under this notification_id.
-    """
-
-    state: str
-    code: str = ""
-    sent: int = 0
-
-
 # ---- What notify keeps: a value's fields are its table's columns, in their order
 
 
