@@ -360,7 +360,8 @@ def _instant_of(ce_id: str) -> datetime:
 async def _parked(db: asyncpg.Connection, service: str, refs: list[int]) -> list[Entry]:
     """What stands aside and holds these refs."""
     rows = await db.fetch(
-        'select distinct p.seq, p.state, p.reason, p.type, p.topic, p.partition, p."offset", p.at, c.skew'  # noqa: S608 - names of ours
+        "select distinct p.seq, p.state, p.reason, p.detail, p.type, p.topic, p.partition,"  # noqa: S608 - names of ours
+        ' p."offset", p.at, c.skew'
         f" from {service}.parked_ref r join {service}.parked p using (seq), {service}.clock c"
         " where r.ref = any($1::bigint[])",
         refs,
@@ -373,7 +374,7 @@ async def _parked(db: asyncpg.Connection, service: str, refs: list[int]) -> list
             kind="parked",
             zh="搁置",
             en=row["state"].lower(),
-            details=f"{row['type']} {row['reason']}",
+            details=f"{row['type']} {row['reason']} {row['detail']}".strip(),
             id=f"{row['seq']}: {row['topic']}/{row['partition']}/{row['offset']}",
         )
         for row in rows

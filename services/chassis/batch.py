@@ -1,6 +1,7 @@
 """What happens to a batch? One attempt at all of it; on an exception halves, until the culprit is parked."""
 
 import asyncio
+import traceback
 from collections.abc import Sequence
 
 import asyncpg
@@ -13,7 +14,7 @@ from services.chassis.arrival import Arrival, RequestKey, Unreadable
 from services.chassis.attempt import Attempt, Grown, Positions, Wake, committing
 from services.chassis.database import AGAIN, ATTEMPT_SECONDS, is_broken, is_passing
 from services.chassis.halt import Halt, Halted
-from services.chassis.inbox import SomeSeen, refuse
+from services.chassis.inbox import SomeSeen, known_requests, refuse
 from services.chassis.keys import Keyring
 from services.chassis.outbox import Memory
 from services.chassis.partitions import inbox_floor
@@ -191,6 +192,8 @@ class Engine:
             await run.lock(tx, arrival.refs)
             if not await run.remove_origins(tx, [arrival]):
                 return  # another member has handled or parked its row meanwhile
+            if any(known.answer for known in (await known_requests(tx, [arrival])).values()):
+                return  # it was done: only the word of its commit got lost, and the batch comes again
             await parking.park(tx, arrival, parking.PARKED, Reason.HANDLER_FAILED, _text(error), arrival.refs)
             refuse(tx, arrival, Reason.UNDER_REPAIR)
             run.batch_id = await tx.outbox.write(tx)
@@ -204,7 +207,10 @@ class Engine:
                 type(error).__name__,
                 arrival.traceparent,
             )
-        log.error("parked", type=arrival.type, error=_text(error))
+        raw = arrival.raw
+        place = f"{raw.topic}/{raw.partition}/{raw.offset}"
+        log.error("parked", type=arrival.type, place=place, ce_id=arrival.event_id or "", error=_text(error),
+                  journey=arrival.journey, where=_where(error))
         if self.halt.failed(_text(error)):
             await self._halt(db)
 
@@ -239,6 +245,7 @@ class Engine:
             raise
         self._committed(run)
         self.halt.unwritten = False
+        log.error("halted", failures=failures, handled=handled, error=self.halt.last_error)
         raise Halted(self.halt.last_error)
 
     async def redrive(self, db: asyncpg.Connection, seqs: Sequence[int]) -> dict[int, str]:
@@ -317,6 +324,12 @@ def _raise_unless_fault(error: BaseException, db: asyncpg.Connection, *, apart: 
         raise error
     if not apart and (is_passing(error) or isinstance(error, asyncio.CancelledError)):
         raise error
+
+
+def _where(error: BaseException) -> list[str]:
+    """The innermost places of our code that it came through, and no values."""
+    frames = [(f.filename.rpartition("/services/")[2], f) for f in traceback.extract_tb(error.__traceback__)]
+    return [f"{file}:{frame.lineno} {frame.name}" for file, frame in frames if file != frame.filename][-4:]
 
 
 def _text(error: BaseException) -> str:

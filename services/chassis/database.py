@@ -80,8 +80,8 @@ def is_broken(error: BaseException) -> bool:
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether it is nobody's fault and goes away: such an error is never halved or parked, only tried again
-    later.
+    """Whether it is nobody's fault and goes away: the same comes again later. Only where the database answers
+    and it has failed so five times is it taken for a message's own fault (`Engine.run_within`).
     """
     if is_broken(error) or isinstance(error, OSError | TimeoutError):
         return True

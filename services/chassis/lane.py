@@ -26,7 +26,7 @@ from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
-from services.chassis.lag import Lag, Runs
+from services.chassis.lag import Lag, Runs, by_partition
 from services.chassis.meter import Metered
 from services.chassis.polling import patiently, rest
 from services.chassis.telemetry import batch_span, log
@@ -46,7 +46,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     small bites.
     """
 
-    deadline_seconds = ATTEMPT_SECONDS  # below graceful_timeout (20 s), far below rebalance_timeout (60 s)
+    deadline_seconds = ATTEMPT_SECONDS  # of a whole batch; below graceful_timeout (20 s)
 
     def __init__(self, name: str, topics: list[str], engine: Engine, reader: Reader, dsn: str, member: str,
                  money_awake: Callable[[], bool]) -> None:
@@ -63,7 +63,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.last_batch = 0.0
         self.lag = Lag()
         self.sub: Any = None
-        self._failures = 0
         self._money_awake = money_awake
 
     def subscribe(self, broker: KafkaBroker) -> None:
@@ -172,11 +171,17 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         log.info("assigned", group=self.group, partitions=len(assigned))
         self._refilled = set()
-        try:
-            if assigned:
+        while assigned and not self.stopping:
+            try:
                 await self._compare(assigned)
-        finally:
-            self.compared.set()
+                break
+            except Exception as error:  # noqa: BLE001 -- whatever it is, nothing is handled before it is done
+                text = f"{type(error).__name__}: {error}"[:200]
+                log.warning("offsets_not_compared", group=self.group, error=text)
+                if is_broken(error):
+                    self.lost(text)
+                await asyncio.sleep(0.5)
+        self.compared.set()
 
     async def _compare(self, assigned: set[TopicPartition]) -> None:
         """No offset is ever committed without its progress: where there is none, nothing was done."""
@@ -195,10 +200,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _progress(self) -> dict[tuple[str, int], int]:
         async with self.lock:
             if self.db is None:
-                return {}
-            rows = await self.db.fetch(
-                'select topic, partition, "offset" from progress where lane = $1', self.name
-            )
+                await self.open()
+            select = 'select topic, partition, "offset" from progress where lane = $1'
+            rows = await self.db.fetch(select, self.name)  # type: ignore[union-attr]
         return {(row[0], row[1]): row[2] for row in rows}
 
     # Batches
@@ -206,7 +210,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
         pause, early = 0.0, not self.compared.is_set()
-        fetched = _by_partition(records)
+        fetched = by_partition(records)
         self.lag.fetched(fetched)
         await self.compared.wait()
         async with self.lock:
@@ -227,19 +231,17 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 if is_ours_to_stop(error):
                     raise
                 self._seek_back(runs)
-                self.lag.put_back()
-                pause = self._failed(error)
+                pause = self._failed(error, runs)
             else:
                 self._done(runs, count)
                 metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
-                self._govern(count or 0, work.cpu)
+                self._govern(count, sum(map(len, runs.values())), work.cpu)
                 pause = rest(started, len(records), most)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
 
     def _done(self, runs: Runs, count: int | None) -> None:
         """Committed, or nothing of ours: these offsets may go out with the next flush."""
-        self._failures = 0
         if count:
             self.last_batch = time.monotonic()
         done = {partition: run[-1].offset + 1 for partition, run in runs.items()}
@@ -272,7 +274,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             return None
         with batch_span(self.engine.service, self.name, len(arrivals)):
             batch = (self.db, arrivals, unreadable, positions, self.name)
-            await self.engine.run_within(*batch, seconds=self.deadline_seconds, failures=self._failures)
+            failures = self.lag.failures(runs)
+            await self.engine.run_within(*batch, seconds=self.deadline_seconds, failures=failures)
         return len(arrivals)
 
     def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
@@ -285,24 +288,26 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             if partition in owned:  # else the next owner reads them from the committed offset
                 self.sub.consumer.seek(partition, run[0].offset)
 
-    def _failed(self, error: BaseException) -> float:
-        if is_broken(error) or self.db is None or self.db.is_closed():
+    def _failed(self, error: BaseException, runs: Runs) -> float:
+        """How long to pause before the same comes again."""
+        lost = is_broken(error) or self.db is None or self.db.is_closed()
+        self.lag.put_back(runs, counts=not lost and not isinstance(error, Halted))
+        if lost:
             self.lost(f"{type(error).__name__}: {error}")
         if isinstance(error, Halted):
-            self._failures = 0
             return 1.0
-        self._failures += 1
+        failures = max(1, self.lag.failures(runs))
         text = f"{type(error).__name__}: {error}"[:300]
-        log.warning("batch_put_back", group=self.group, failures=self._failures, error=text)
-        return float(min(0.1 * 2 ** (self._failures - 1), 5.0))
+        log.warning("batch_put_back", group=self.group, failures=failures, error=text)
+        return float(min(0.1 * 2 ** (failures - 1), 5.0))
 
-    def _govern(self, count: int, cpu: float) -> None:
-        """A bulk batch takes at most 5 ms of CPU while money is awake: a million bills never stand before a
-        payment.
+    def _govern(self, count: int | None, records: int, cpu: float) -> None:
+        """The next bulk batch should take 5 ms of CPU at most, by what this one took, while money is awake: a
+        million bills never stand before a payment.
         """
         if self.name != "bulk" or not count:
             return
-        fits = int(BULK_CPU_SECONDS * count / cpu) if cpu else MAX_RECORDS
+        fits = int(BULK_CPU_SECONDS * records / cpu) if cpu else MAX_RECORDS
         self.sub.max_records = (
             max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS
         )
@@ -379,13 +384,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             except Exception as error:  # noqa: BLE001 -- without its database too a process can stop
                 log.warning("last_flush_failed", group=self.group, error=type(error).__name__)
         _say_goodbye(self.sub.consumer)
-
-
-def _by_partition(records: tuple[ConsumerRecord, ...]) -> Runs:
-    runs: Runs = {}
-    for record in records:
-        runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
-    return runs
 
 
 def _say_goodbye(consumer: object) -> None:

@@ -2,11 +2,14 @@
 
 import time
 from binascii import b2a_base64
+from typing import Any
 
 import asyncpg
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.billing import QueryBill
+from services.chassis.arrival import Arrival
 from services.chassis.halt import Halted
 from services.chassis.ids import uuid7
 from tests.chassis.toys import Toy, approved, settled, toy
@@ -108,10 +111,15 @@ async def test_when_the_37th_of_100_raises_it_alone_is_parked(database: Database
         facts = [approved() for _ in range(100)]
         made.poisoned = {facts[36].enrollment_id}
 
-        await made.run(*map(made.arrived, facts))
+        with capture_logs() as lines:
+            await made.run(*map(made.arrived, facts))
 
         assert await made.said() == [f.enrollment_id for f in facts if f is not facts[36]]
         assert await parked(made) == [("PARKED", "HANDLER_FAILED")]
+        (line,) = [line for line in lines if line["event"] == "parked"]
+        assert line["place"].startswith("enrollment.enrollments/")
+        assert line["error"] == "ZeroDivisionError: a bug"
+        assert line["where"][-1].startswith("chassis/attempt.py:")
         assert await made.said("any.message_parked.v1") != []
         assert await made.rows("select count(*) from inbox") == [(99,)]
 
@@ -242,12 +250,13 @@ async def test_more_than_twenty_failures_in_a_row_stop_the_service(database: Dat
         facts = [approved() for _ in range(60)]
         made.poisoned = {fact.enrollment_id for fact in facts}
 
-        with pytest.raises(Halted):
+        with pytest.raises(Halted), capture_logs() as lines:
             await made.run(*map(made.arrived, facts))
 
         assert len(await parked(made)) == 21
         assert await made.rows("select failures from halt") == [(21,)]
         assert await made.said("any.service_halted.v1") == ["billing"]
+        assert [line["failures"] for line in lines if line["event"] == "halted"] == [21]
         with pytest.raises(Halted):
             await made.run(made.arrived(approved()))
 
@@ -262,6 +271,26 @@ async def test_a_command_is_answered_once_and_the_same_answer_is_said_again(data
         assert len(bodies) == 3
         assert len(set(bodies)) == 1
         assert await made.rows("select count(*) from request") == [(1,)]
+
+
+async def test_a_command_that_was_done_is_not_parked_though_the_word_of_its_commit_was_lost(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        ask = made.arrived(QueryBill(request_id="r-1", person_id=uuid7(), insurance_year=2025))
+        await made.run(ask)
+        whole = made.engine._attempt
+
+        async def committed_and_lost(db: asyncpg.Connection, come: list[Arrival], **how: Any) -> object:
+            woken = await whole(db, come, **how)
+            if come:
+                raise TimeoutError("no word of the commit")
+            return woken
+
+        made.engine._attempt = committed_and_lost  # type: ignore[method-assign,assignment]
+        await made.engine.run_within(made.db, [ask], [], seconds=5, failures=5)
+        assert await parked(made) == []
+        assert await made.said("answer.rejected.v1") == []
 
 
 async def test_a_refusal_that_says_try_again_is_not_remembered(database: Database) -> None:

@@ -5,11 +5,14 @@ import time
 from pathlib import Path
 
 import asyncpg
+import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from contracts.enrollment import ENROLLMENTS, EnrollmentSubmitted
 from sandbox.stack import Stack
 from services.chassis.ids import partition_of, uuid7
+from services.chassis.lag import Runs
 from services.chassis.lane import MAX_RECORDS, Lane
 from services.chassis.subscriptions import Batch
 from services.chassis.transaction import Transaction
@@ -101,6 +104,55 @@ async def test_a_message_whose_handler_never_ends_is_parked_after_five_tries_and
             await until(lambda: bills(made, 7), 30)
             assert lost == []
         assert await made.rows("select state, reason from parked") == [("PARKED", "HANDLER_FAILED")]
+
+
+async def test_what_goes_well_in_other_partitions_forgives_a_message_that_never_ends_nothing(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    """While it hangs again and again, batches without it succeed in between."""
+    async with toy(database) as made, producing(broker) as producer:
+        hanging = approved()
+        made.endless = {hanging.enrollment_id}
+        async with running(broker, tmp_path, made.on) as run:
+            (lane,) = (lane for lane in run.lanes if lane.name == "money")
+            lane.deadline_seconds /= 40
+            seek_back = lane._seek_back
+
+            def and_then_others_come_first(runs: Runs) -> None:
+                seek_back(runs)
+                ((partition, run),) = runs.items()
+                lane._done({TopicPartition(ENROLLMENTS, (partition.partition + 1) % 4): run}, None)
+                lane.skipped.clear()        # nobody reads that one's offset: it is not there
+
+            lane._seek_back = and_then_others_come_first  # type: ignore[method-assign]
+            await say(producer, hanging)
+            await until(lambda: parked(made, 1), 30)
+        assert await made.rows("select state, reason from parked") == [("PARKED", "HANDLER_FAILED")]
+
+
+async def parked(made: Toy, count: int) -> bool:
+    return await made.rows("select count(*) from parked") == [(count,)]
+
+
+async def test_nothing_is_handled_before_the_offsets_could_be_compared(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        for _ in range(3):
+            await say(producer, approved())
+        refusals, looked = [OSError("the broker is away"), KafkaError("and again")], Lane._compare
+
+        async def at_first_in_vain(lane: Lane, assigned: set[TopicPartition]) -> None:
+            if refusals and lane.name == "money":
+                assert await bills(made, 0)
+                raise refusals.pop()
+            await looked(lane, assigned)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(Lane, "_compare", at_first_in_vain)
+            async with running(broker, tmp_path, made.on):
+                await until(lambda: bills(made, 3), 30)
+        assert refusals == []
 
 
 async def test_foreign_garbage_between_facts_costs_none_of_them(
