@@ -23,7 +23,9 @@ from contracts.topics import MAX_MESSAGE_BYTES
 from services.chassis import metrics, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.batch import Engine
+from services.chassis.database import ATTEMPT_SECONDS, is_broken
 from services.chassis.forgers import Forgers
+from services.chassis.halt import Halted
 from services.chassis.outcomes import Outcomes
 from services.chassis.subscriptions import Subscriptions
 from services.chassis.telemetry import batch_span
@@ -31,6 +33,7 @@ from services.chassis.web import NotTaken, read_body, said
 from services.chassis.wire import LONGEST_KEY, REQUEST_ID, Reader, internal
 
 AT_MOST = 1000
+TRIES_REMEMBERED = 10_000
 PATIENCE_SECONDS = 3.0
 FIRST_LOOK_SECONDS, LAST_LOOK_SECONDS = 0.05, 0.4       # pauses between looks for an answer; they double
 _OF_SOURCE = {f"/{partner.topic.replace('.', '/')}": partner for partner in PARTNERS.values()}
@@ -56,12 +59,25 @@ class Busy(Exception):
     """The database is not there; the caller tries again later, nothing was kept."""
 
 
+def _identity(arrival: Arrival) -> object:
+    """By what a message is known when it comes again; a callback by its words."""
+    return arrival.request or arrival.call_id or (arrival.type, arrival.raw.value)
+
+
 class Door:
-    """The engine's entrance for single messages: HTTP commands, providers' callbacks, outcomes of calls."""
+    """The engine's entrance for single messages: HTTP commands, providers' callbacks, outcomes of calls.
+
+    Whoever knocks comes again by himself when he is told Busy. What was in a batch that did not end is tried
+    apart from then on, so that it takes nobody along, and after five times it is parked.
+    """
+
+    deadline_seconds = ATTEMPT_SECONDS
 
     def __init__(self, engine: Engine, subscriptions: Subscriptions, reader: Reader) -> None:
         self.engine, self.subscriptions, self.reader = engine, subscriptions, reader
         self._waiting: list[Waiting] = []
+        self._apart: list[Waiting] = []         # those that were in a batch that did not end, one at a time
+        self._tries: dict[object, int] = {}     # in how many of such batches a message was
         self._statements: list[tuple[str, tuple[Any, ...]]] = []
         self._work = asyncio.Event()
         self._forgers = Forgers()
@@ -77,37 +93,56 @@ class Door:
                 sql, args = self._statements[0]
                 await db.execute(sql, *args)
                 del self._statements[0]  # only now: a broken connection leaves it for the next one
-            while self._waiting:
+            while self._waiting or self._apart:
                 batch, self._waiting = self._waiting[:AT_MOST], self._waiting[AT_MOST:]
-                await self._handle(db, batch)
+                if batch:
+                    await self._handle(db, batch)
+                if self._apart:
+                    await self._handle(db, [self._apart.pop(0)])
 
     async def _handle(self, db: asyncpg.Connection, batch: list[Waiting]) -> None:
         arrivals = [what for what, _ in batch if isinstance(what, Arrival)]
         unreadable = [what for what, _ in batch if isinstance(what, Unreadable)]
+        known = [_identity(arrival) for arrival in arrivals]
+        failures = max((self._tries.get(each, 0) for each in known), default=0)
         trouble: BaseException | None = None
         try:
             with batch_span(self.engine.service, "door", len(arrivals)):
-                async with asyncio.timeout(10):
-                    await self.engine.run(db, arrivals, unreadable)
+                await self.engine.run_within(
+                    db, arrivals, unreadable, seconds=self.deadline_seconds, failures=failures
+                )
+            for each in known if self._tries else ():
+                self._tries.pop(each, None)
         except BaseException as error:
             trouble = Busy(f"{type(error).__name__}: {error}")
+            if not isinstance(error, Halted) and not is_broken(error) and not db.is_closed():
+                self._remember(known)
             raise
         finally:
             for done in (done for _, done in batch if not done.done()):
                 done.set_exception(trouble) if trouble else done.set_result(None)
+
+    def _remember(self, known: list[object]) -> None:
+        for each in known:
+            self._tries[each] = self._tries.pop(each, 0) + 1
+        while len(self._tries) > TRIES_REMEMBERED:
+            del self._tries[next(iter(self._tries))]
 
     async def enter(self, what: Arrival | Unreadable) -> None:
         """Through the engine with the next batch. Returns when it is committed: done, or parked. Raises Busy:
         also when nobody has taken it up within the patience.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((what, done))
+        suspect = isinstance(what, Arrival) and _identity(what) in self._tries
+        queue = self._apart if suspect else self._waiting
+        queue.append((what, done))
         self._work.set()
         try:
             await asyncio.wait_for(asyncio.shield(done), PATIENCE_SECONDS)
         except TimeoutError:
-            if (what, done) in self._waiting:
-                self._waiting.remove((what, done))
+            queue = self._apart if suspect else self._waiting
+            if (what, done) in queue:
+                queue.remove((what, done))
                 raise Busy("the database does not answer") from None
             await done  # it is being handled, and that has its own deadline
 

@@ -146,6 +146,26 @@ async def test_many_callers_at_the_door_share_a_transaction_and_each_hears_its_o
         assert (await made.rows("select count(distinct batch_id) from outbox"))[0][0] < 40
 
 
+async def test_at_the_door_a_command_that_never_ends_is_parked_after_five_tries_and_takes_nobody_along(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, running(broker, tmp_path, made.on) as run:
+        run.door.deadline_seconds /= 40
+        wechat, hanging, others = Caller("wechat", run, broker), wish("r-endless"), []
+        made.endless = {hanging.person_id}
+        heard = []
+        for n in range(6):
+            first = asyncio.create_task(wechat.asks(hanging))
+            again = [wish(f"r-{n}-{m}") for m in range(3)]
+            answers = await asyncio.gather(*map(wechat.asks, again))
+            others += [answer.status for answer in answers] if n else []    # at first nobody knows who it was
+            said = (await first).body
+            heard.append(said.get("code") or said["refusal"]["code"])
+        assert others == [200] * 15
+        assert set(heard) == {"UNDER_REPAIR"}
+        assert await made.rows("select type, state from parked") == [(QUERY, "PARKED")]
+
+
 async def test_the_door_tells_a_forger_a_misfit_and_a_conflict_apart(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:

@@ -88,6 +88,8 @@ class Toy:
         @on(QueryBill, refs=lambda c: [person(c.person_id)])
         async def query(commands: Batch[QueryBill], tx: Transaction) -> None:
             for command in commands:
+                if command.person_id in self.endless:
+                    await asyncio.Event().wait()
                 if command.insurance_year == 2000:
                     raise ZeroDivisionError("a bug")
                 if command.insurance_year == 2001:
