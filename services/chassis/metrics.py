@@ -27,7 +27,7 @@ Metric = Literal[
     "canbao_commit_failed",
     "canbao_fact_gap",
     "canbao_parked",
-    "canbao_awaits_oldest_seconds",
+    "canbao_parked_open", "canbao_awaits_oldest_seconds",
     "canbao_refused",
     "canbao_forged",
     "canbao_halted",
@@ -109,6 +109,12 @@ FORMS: dict[Metric, Form] = {
         ("service", "reason"),
         "Messages set aside for a person to look at.",
         "Grows: read one, fix the cause, redrive. TYPE_UNKNOWN and SIGNATURE_INVALID: talk to the partner.",
+    ),
+    "canbao_parked_open": Form(
+        "gauge",
+        ("service", "state"),
+        "Messages that stand aside now: PARKED, BEHIND one of those, or AWAITS their ground.",
+        "PARKED is not 0: somebody waits. The log line `parked` says where it failed; fix, resume, redrive.",
     ),
     "canbao_awaits_oldest_seconds": Form(
         "gauge",
@@ -227,6 +233,12 @@ def fact_gap(service: str, topic: str) -> None:
 def parked(service: str, reason: Reason) -> None:
     """A message was set aside."""
     _child("canbao_parked", service, reason.name).inc()
+
+
+def stands_aside(service: str, **counts: int) -> None:
+    """How many messages are parked, behind or awaits, as states are called."""
+    for state, count in counts.items():
+        _child("canbao_parked_open", service, state.upper()).set(count)
 
 
 def awaits(service: str, oldest_seconds: float) -> None:

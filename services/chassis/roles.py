@@ -25,7 +25,8 @@ AUDITOR = "auditor"
 APPEND_ONLY = frozenset({"ledger", "audit"})
 SCRAM_ITERATIONS = 4096
 
-# By role kind. A frozen process keeps its transaction's locks until the server ends its session: 30 s.
+# By role kind. A frozen process keeps its locks until the server ends its session; the engine's own sessions
+# set less (`database.py`).
 _SERVICE_SETTINGS = {
     "statement_timeout": "10s",
     "lock_timeout": "8s",

@@ -162,7 +162,7 @@ _DDL = (
     )""",
     "create unique index parked_event on {s}.parked (event_id) where event_id is not null",
     # Asked for every second, while what was set aside may stand there for years.
-    "create index parked_awaits on {s}.parked (seq) where state = 'AWAITS'",
+    "create index parked_open on {s}.parked (state, seq) where state <> 'QUARANTINED'",
     """create table {s}.parked_ref (
         ref bigint not null,
         seq bigint not null references {s}.parked on delete cascade,

@@ -18,9 +18,11 @@ MONTHS_SECONDS = 3600.0     # how often the partitions are counted
 ALARM_SECONDS = 600.0       # an alarm that goes on is said again so often
 LONGEST_WAIT_SECONDS = 600.0
 _UNSENT = "select count(*), coalesce(extract(epoch from now() - min(at)), 0)::float from unsent"
-_AWAITS = """
-select count(*), coalesce(extract(epoch from now() - min(first_at)), 0)::float from parked
-where state = 'AWAITS'"""
+_OPEN = """
+select count(*) filter (where state = 'PARKED'), count(*) filter (where state = 'BEHIND'),
+       count(*) filter (where state = 'AWAITS'),
+       coalesce(extract(epoch from now() - min(first_at) filter (where state = 'AWAITS')), 0)::float
+from parked where state <> 'QUARANTINED'"""
 
 
 class Watch:
@@ -48,17 +50,18 @@ class Watch:
             await self.halt.read(db)
             metrics.halted(self.service, self.halt.declared)
             metrics.outbox(self.service, *await db.fetchrow(_UNSENT))
-            await self._look_at_awaits(db)
+            await self._look_at_parked(db)
             if time.monotonic() - counted_at > MONTHS_SECONDS or not counted_at:
                 counted_at = time.monotonic()
                 await self._look_at_months(db, datetime.now(UTC))
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look_at_awaits(self, db: asyncpg.Connection) -> None:
-        count, oldest_seconds = await db.fetchrow(_AWAITS)
+    async def _look_at_parked(self, db: asyncpg.Connection) -> None:
+        parked, behind, awaits, oldest_seconds = await db.fetchrow(_OPEN)
+        metrics.stands_aside(self.service, parked=parked, behind=behind, awaits=awaits)
         metrics.awaits(self.service, oldest_seconds)
         if oldest_seconds > LONGEST_WAIT_SECONDS:
-            self._alarm("awaits_too_long", messages=count, oldest_seconds=round(oldest_seconds))
+            self._alarm("awaits_too_long", messages=awaits, oldest_seconds=round(oldest_seconds))
 
     async def _look_at_months(self, db: asyncpg.Connection, now: datetime) -> None:
         ahead = await months_ahead(db, self.service, now=now)

@@ -45,7 +45,7 @@ async def test_who_has_waited_too_long_for_his_ground_is_said_once_in_a_while(
         assert [(line["event"], line["messages"]) for line in said] == [("awaits_too_long", 1)]
 
 
-@pytest.mark.parametrize(("asked", "args"), [(watch._AWAITS, ()), (timers._AWAITS, (30, 0, 100))])
+@pytest.mark.parametrize(("asked", "args"), [(watch._OPEN, ()), (timers._AWAITS, (30, 0, 100))])
 async def test_who_awaits_his_ground_is_found_however_much_was_set_aside(
     database: Database, asked: str, args: tuple[int, ...]
 ) -> None:
@@ -65,6 +65,21 @@ async def measured(least: float) -> bool:
     ours = 'canbao_awaits_oldest_seconds{service="billing"}'
     lines = metrics.exposition()[0].decode().splitlines()
     return any(float(line.rpartition(" ")[2]) >= least for line in lines if line.startswith(ours))
+
+
+async def test_what_stands_aside_and_holds_others_up_is_counted(database: Database) -> None:
+    async with toy(database) as made:
+        fact = approved()
+        made.poisoned = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+        await made.run(made.arrived(fact), made.arrived(settled(approved())))
+        await Watch("billing", made.halt, [])._look_at_parked(made.db)
+        lines = metrics.exposition()[0].decode().splitlines()
+        assert {line for line in lines if line.startswith("canbao_parked_open{")} == {
+            'canbao_parked_open{service="billing",state="PARKED"} 1.0',
+            'canbao_parked_open{service="billing",state="BEHIND"} 1.0',
+            'canbao_parked_open{service="billing",state="AWAITS"} 1.0',
+        }
 
 
 async def test_a_month_without_a_place_raises_an_alarm_before_it_comes(database: Database) -> None:
