@@ -287,6 +287,8 @@ class Engine:
         """
         tx = run.tx
         _trace(run)
+        for count, what in tx.counts:
+            count(self.service, what)
         if run.batch_id is not None:
             self.memory.put(run.batch_id, tx.outbox.said)
         for request, answer in tx.answers.items():

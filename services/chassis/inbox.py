@@ -152,7 +152,7 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
     if arrival.request is None:
         return
     refusal = arrival.refusal or refused(reason, field=field)
-    metrics.refused(tx.service, refusal.code)
+    tx.counts.append((metrics.refused, refusal.code))
     arrival.answer = Rejected(
         request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal
     )

@@ -15,8 +15,6 @@ from prometheus_client import (
     generate_latest,
 )
 
-from contracts.reasons import Reason
-
 Metric = Literal[
     "canbao_batch_seconds",
     "canbao_batch_messages",
@@ -230,9 +228,9 @@ def fact_gap(service: str, topic: str) -> None:
     _child("canbao_fact_gap", service, topic).inc()
 
 
-def parked(service: str, reason: Reason) -> None:
-    """A message was set aside."""
-    _child("canbao_parked", service, reason.name).inc()
+def parked(service: str, reason: str) -> None:
+    """A message was set aside. reason: its name."""
+    _child("canbao_parked", service, reason).inc()
 
 
 def stands_aside(service: str, **counts: int) -> None:

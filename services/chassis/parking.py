@@ -121,7 +121,7 @@ def _digest(raw: Raw) -> bytes:
 
 
 def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
-    metrics.parked(tx.service, reason)
+    tx.counts.append((metrics.parked, reason.name))
     source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
     tx.publish(
         MessageParked(

@@ -1,5 +1,6 @@
 """What may a handler do? Read, write, publish, answer, wait, set a timer, ask for a call; all or nothing."""
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
@@ -49,6 +50,7 @@ class Transaction:
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
         self.jobs: list[tuple[str, datetime, str, bytes, str]] = []
         self.calls: list[tuple[str, str, str, bytes, str]] = []
+        self.counts: list[tuple[Callable[[str, str], None], str]] = []     # to be counted once it is committed
         self._connection = connection
         self._arrivals: dict[int, Arrival] = {}
         self._writes: dict[Statement, list[Any]] = {}
@@ -149,7 +151,7 @@ class Transaction:
             raise AssertionError(f"{command} {request} is answered twice")
         answer: Answer
         if isinstance(result, Refused):
-            metrics.refused(self.service, result.code)
+            self.counts.append((metrics.refused, result.code))
             answer = Rejected(
                 request_id=request.request_id, command=command, answered_at=self.now, refusal=result
             )

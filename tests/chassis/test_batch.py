@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts.billing import QueryBill
+from services.chassis import metrics
 from services.chassis.arrival import Arrival
 from services.chassis.halt import Halted
 from services.chassis.ids import uuid7
@@ -300,6 +301,22 @@ async def test_a_refusal_that_says_try_again_is_not_remembered(database: Databas
 
         assert await made.rows("select count(*) from request") == [(0,)]
         assert len(await made.said("answer.rejected.v1")) == 2
+
+
+async def test_what_was_rolled_back_is_not_counted(database: Database) -> None:
+    async with toy(database) as made:
+        fact, ask = approved(), QueryBill(request_id="r-1", person_id=uuid7(), insurance_year=2001)
+        made.poisoned = {fact.enrollment_id}
+        before = counted("canbao_refused_total", "BILL_NOT_FOUND")
+        await made.run(made.arrived(ask), *(made.arrived(approved()) for _ in range(6)), made.arrived(fact))
+        assert counted("canbao_refused_total", "BILL_NOT_FOUND") == before + 1
+
+
+def counted(name: str, reason: str) -> float:
+    """What a counter of billing's stands at."""
+    lines = metrics.exposition()[0].decode().splitlines()
+    ours = f'{name}{{reason="{reason}",service="billing"}} '
+    return sum(float(line.removeprefix(ours)) for line in lines if line.startswith(ours))
 
 
 async def test_the_same_request_with_another_body_is_a_conflict(database: Database) -> None:

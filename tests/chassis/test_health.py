@@ -10,7 +10,6 @@ from msgspec.structs import replace
 from starlette.requests import Request
 from starlette.responses import Response
 
-from contracts.reasons import Reason
 from sandbox.stack import Stack
 from services.chassis import health, metrics
 from services.chassis.health import LaneVitals, Vitals, live, ready, routes
@@ -135,7 +134,7 @@ def test_every_metric_is_measured_explained_and_scraped() -> None:
     metrics.months_ahead("billing", 3)
     metrics.commit_failed("billing", "bulk")
     metrics.fact_gap("billing", "payment.payments")
-    metrics.parked("nobody", Reason.HANDLER_FAILED)
+    metrics.parked("nobody", "HANDLER_FAILED")
     metrics.awaits("billing", 3.0)
     metrics.refused("billing", "BILL_NOT_FOUND")
     metrics.forged("billing", "command", kept=True)
