@@ -50,7 +50,7 @@ class Transaction:
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
         self.jobs: list[tuple[str, datetime, str, bytes, str]] = []
         self.calls: list[tuple[str, str, str, bytes, str]] = []
-        self.counts: list[tuple[Callable[[str, str], None], str]] = []     # to be counted once it is committed
+        self.counts: list[tuple[Callable[[str, str], None], str]] = []     # once it is committed
         self._connection = connection
         self._arrivals: dict[int, Arrival] = {}
         self._writes: dict[Statement, list[Any]] = {}
