@@ -3,7 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,6 +122,14 @@ class Policy(Section, frozen=True, eq=False):
     def ref(self) -> str:
         """What bills say they were assessed by."""
         return f"{self.id}/{self.version}"
+
+    @property
+    def last_pay_day(self) -> date:
+        """The last civil day on which money still buys cover inside the insurance year: who is late waits
+        `waiting.fixed_months`. Source: 国办发〔2024〕38号.
+        """
+        year, month = divmod(12 * self.insurance_year + 12 - self.waiting.fixed_months, 12)
+        return max(self.window.closes, date(year, month + 1, 1) - timedelta(days=1))
 
 
 def policy_of(region_code: str, insurance_year: int) -> Policy | Reason:

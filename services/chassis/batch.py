@@ -192,7 +192,8 @@ class Engine:
             await run.lock(tx, arrival.refs)
             if not await run.remove_origins(tx, [arrival]):
                 return  # another member has handled or parked its row meanwhile
-            if any(known.answer for known in (await known_requests(tx, [arrival])).values()):
+            before = (await known_requests(tx, [arrival])).values()
+            if any(known.answer and not known.over for known in before):
                 return  # it was done: only the word of its commit got lost, and the batch comes again
             await parking.park(tx, arrival, parking.PARKED, Reason.HANDLER_FAILED, _text(error), arrival.refs)
             refuse(tx, arrival, Reason.UNDER_REPAIR)

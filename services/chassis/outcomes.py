@@ -10,6 +10,7 @@ from contracts.answers import Accepted, Answer, Rejected
 from services.chassis.arrival import RequestKey
 
 BETWEEN_SECONDS = 0.05
+AT_MOST = 1000
 _decode_answer = Decoder(Accepted | Rejected).decode
 _LOOK = """
 select partner, request_id, answer from request
@@ -49,13 +50,16 @@ class Outcomes:
         while True:
             await self._work.wait()
             self._work.clear()
-            looks = list(self._looks)
+            self._looks = [look for look in self._looks if not look[1].done()]     # who gave up asks no more
+            looks = self._looks[:AT_MOST]
             if looks:
                 keys = sorted({request for request, _ in looks})
                 rows = await db.fetch(_LOOK, [key.partner for key in keys], [key.request_id for key in keys])
                 self._looks = self._looks[len(looks):]  # only now: a broken connection leaves them
                 _tell(looks, {RequestKey(r[0], r[1]): Stored(_answer(r[2])) for r in rows})
                 await asyncio.sleep(BETWEEN_SECONDS)
+                if self._looks:
+                    self._work.set()
 
 
 def _tell(looks: list[tuple[RequestKey, Look]], found: dict[RequestKey, Stored]) -> None:

@@ -26,6 +26,10 @@ def test_a_policy_is_found_by_region_and_year(region: str, year: int, outcome: s
     assert (policy.ref if isinstance(policy, Policy) else policy) == outcome
 
 
+def test_money_buys_cover_as_long_as_its_waiting_period_ends_in_the_year() -> None:
+    assert in_force("990100", 2025).last_pay_day == date(2025, 9, 30)
+
+
 def test_what_was_taken_in_under_a_policy_that_is_gone_is_a_bug() -> None:
     assert is_region("990100")
     assert not is_region("999999")

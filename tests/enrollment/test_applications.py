@@ -127,6 +127,22 @@ def test_the_agency_of_the_insured_place_decides_once(
     assert (result.code if isinstance(result, Refused) else type(result)) == outcome
 
 
+@pytest.mark.parametrize(
+    ("decision", "at", "outcome"),
+    [
+        ("APPROVE", "2025-12-31T23:59+08:00", Approved),
+        ("APPROVE", "2026-01-01T00:00+08:00", "WINDOW_CLOSED"),      # its cover has ended already
+        ("REJECT", "2026-01-01T00:00+08:00", Rejected),
+    ],
+)
+def test_nobody_is_approved_for_a_year_that_is_over(decision: str, at: str, outcome: type | str) -> None:
+    command = LI_NA.decided(decision, at=at)
+
+    result = decide(command, standing("SUBMITTED"), agency=AGENCY, now=command.decided_at)
+
+    assert (result.code if isinstance(result, Refused) else type(result)) == outcome
+
+
 def test_an_approval_keeps_what_was_certified_not_what_was_claimed() -> None:
     result = decide(LI_NA.decided("APPROVE", "subsistence"), SUBMITTED, agency=AGENCY, now=NOON)
 

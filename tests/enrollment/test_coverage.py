@@ -1,6 +1,6 @@
 """From when is a person covered?"""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from itertools import product
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from contracts.billing import BillSettled, BillWaived
-from contracts.policy import Waiting
+from contracts.policy import Waiting, in_force
 from services.enrollment.rules.coverage import (
     TRANSITIONS,
     Awaits,
@@ -161,9 +161,18 @@ def test_cover_begins_at_midnight_in_china_and_says_why() -> None:
     assert late.because == "未在集中征缴期内缴费，待遇等待期3个月，自2025年8月10日起享受待遇"
 
 
-def test_cover_that_would_begin_after_its_year_is_for_a_person_to_judge() -> None:
+def test_whatever_payment_takes_buys_cover_that_begins_in_its_year() -> None:
+    policy = in_force("990100", 2025)
+    day = policy.window.opens
+    while day <= policy.last_pay_day:
+        covered = pay(paid(f"{day}T23:59+08:00"), APPROVED, today=day)
+        assert isinstance(covered, Starts | Waits), day
+        day += timedelta(days=1)
+
+
+def test_cover_that_would_begin_after_its_year_is_a_bug_because_payment_takes_no_such_money() -> None:
     with pytest.raises(AssertionError, match="would begin after its year"):
-        pay(paid("2025-11-10T09:30+08:00"), APPROVED, today=date(2025, 11, 10))
+        pay(paid("2025-10-01T00:00+08:00"), APPROVED, today=date(2025, 10, 1))
 
 
 STANDING = {"NONE": [NONE], "PENDING": [APPROVED, PAID], "WAITING": [WAITING], "ACTIVE": [ACTIVE]}

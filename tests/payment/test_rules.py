@@ -1,6 +1,6 @@
 """Payment's rules as tables: the outcome stands last, a row for each reason."""
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from itertools import product
 
 import pytest
@@ -194,6 +194,19 @@ def test_a_cart_is_refused_with_its_first_reason(
     )
     assert isinstance(outcome, orders.Refuses)
     assert (outcome.refusal.code, outcome.refusal.field) == (reason.name, field)
+
+
+@pytest.mark.parametrize(
+    ("now", "refused"), [("2025-09-30T23:29:59+08:00", False), ("2025-09-30T23:30:00+08:00", True)]
+)
+def test_no_order_is_made_whose_money_could_come_too_late_for_cover(now: str, *, refused: bool) -> None:
+    outcome = orders.start(
+        cart(HER_ITEM), obligations={HERS: DUE_400}, identified={LI_NA}, order_id=THIS, partner="alipay",
+        now=datetime.fromisoformat(now),
+    )  # fmt: skip
+    assert isinstance(outcome, orders.Refuses) == refused
+    if isinstance(outcome, orders.Refuses):
+        assert (outcome.refusal.code, outcome.refusal.field) == ("WINDOW_CLOSED", "items[0].obligation_id")
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,25 @@ def test_a_callback_settles_what_is_due_and_the_rest_is_kept_apart(
     assert posted.receipt.amount_fen == told.amount_fen == posted.legs[0].amount_fen
 
 
+@pytest.mark.parametrize(
+    ("paid_at", "reason"), [("2025-09-30T23:59:59+08:00", ""), ("2025-10-01T00:00:00+08:00", "WINDOW_CLOSED")]
+)
+def test_money_that_buys_no_cover_any_more_settles_nothing(paid_at: str, reason: str) -> None:
+    instant = at(paid_at)
+    online = money.capture(
+        callback(paid_at=instant), receipt=None, order=PENDING, items=[ITEM], obligations={HERS: LOCKED},
+        entry_ids=[ENTRY], now=instant,
+    )  # fmt: skip
+    over_the_counter = judged(reported(paid_at=instant), now=instant)
+    for posted in (online, over_the_counter):
+        assert isinstance(posted, books.Posted)
+        assert settled_of(posted) == [("FundsUnmatched" if reason else "PaymentSettled", reason)]
+    assert isinstance(online, books.Posted)
+    assert online.order is not None
+    assert online.order.status == ("FAILED" if reason else "SETTLED")
+    assert [due.locked_until for due in online.obligations] == [None]
+
+
 def test_money_for_an_order_that_we_never_made_stands_in_suspense() -> None:
     posted = money.capture(
         callback(person_id="", obligation_ids=[]), receipt=None, order=None, items=[], obligations={},

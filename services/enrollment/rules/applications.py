@@ -2,6 +2,7 @@
 
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -13,6 +14,7 @@ from contracts.reasons import Reason, Refused, refused
 
 RESIDENT = "RESIDENT"                                   # 城乡居民基本医疗保险
 SCHEMES = {RESIDENT: RESIDENT, "NRCMS": RESIDENT}       # 新农合, the old rural scheme, is part of it. S1:6
+CHINA = ZoneInfo("Asia/Shanghai")
 CLOCKS_DIFFER = timedelta(minutes=5)                    # an agency's clock and ours. Source: reliability I26
 
 
@@ -173,6 +175,9 @@ def decide(
     if not agency.serves(enrollment.region_code):
         region = enrollment.region_code
         return refused(Reason.NOT_PERMITTED, field="enrollment_id", expected=region, got=agency.code)
+    last_day = date(enrollment.insurance_year, 12, 31)      # when cover ends
+    if command.decision == _A.APPROVE and now.astimezone(CHINA).date() > last_day:
+        return refused(Reason.WINDOW_CLOSED, field="decision", expected=f"APPROVE until {last_day}")
     for category in command.categories:
         if category not in in_force(enrollment.region_code, enrollment.insurance_year).resident.categories:
             return refused(Reason.CATEGORY_UNKNOWN, field="categories", got=category)

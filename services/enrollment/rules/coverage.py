@@ -4,16 +4,13 @@ from calendar import monthrange
 from datetime import UTC, date, datetime, time
 from enum import StrEnum
 from functools import lru_cache
-from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from contracts.billing import BillSettled, BillWaived
 from contracts.policy import Waiting, in_force
-from services.enrollment.rules.applications import Enrollment
-
-CHINA = ZoneInfo("Asia/Shanghai")
+from services.enrollment.rules.applications import CHINA, Enrollment
 
 
 class CoverageState(StrEnum):

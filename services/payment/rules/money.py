@@ -3,7 +3,6 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -27,15 +26,13 @@ from services.payment.rules import (
     Receipt,
 )
 from services.payment.rules.books import Money, Posted, post, suspend
-from services.payment.rules.orders import Unchanged, freed
+from services.payment.rules.orders import CHINA, Unchanged, freed, too_late
 
 # How far a bank's pay time may lie ahead of our clock. Source: reliability I26.
 AHEAD = timedelta(minutes=5)
 
 # How many whole days after the window a bank's word for a pay time inside it is believed. Source: domain G18.
 BELIEVED_FOR = timedelta(days=1)
-
-CHINA = ZoneInfo("Asia/Shanghai")
 
 # How long a bank's report waits for a bill or a person that we do not know yet, by the system clock; then its
 # money stands in suspense. A fast bank overtakes our own BillIssued by seconds; ten minutes outlast a
@@ -111,7 +108,9 @@ def capture(
         raise ValueError(f"order {order.order_id} and its callback name different obligations")
     only = obligations[items[0].obligation_id] if len(items) == 1 else None
     if told.currency != "CNY" or told.amount_fen != order.amount_fen:
-        return _mispaid(money, order, only, obligations, entry_ids[0])
+        return _mispaid(money, Reason.AMOUNT_MISMATCH, order, only, obligations, entry_ids[0])
+    if any(too_late(due, told.paid_at) for due in obligations.values()):
+        return _mispaid(money, Reason.WINDOW_CLOSED, order, only, obligations, entry_ids[0])
     captured = ORDER.get((order.status, OrderEvent.PAID))
     if captured is None:  # this very order was paid before, under another transaction
         return suspend(money, Reason.PAID_TWICE, due=only, entry_id=entry_ids[0], order_id=order.order_id)
@@ -121,13 +120,14 @@ def capture(
 
 def _mispaid(
     money: Money,
+    reason: Reason,
     order: Order,
     only: Obligation | None,
     obligations: Mapping[str, Obligation],
     entry_id: str,
 ) -> Posted:
-    """Not the order's amount: the money goes back, the order is over and its obligations stay due (G16)."""
-    suspended = suspend(money, Reason.AMOUNT_MISMATCH, due=only, entry_id=entry_id, order_id=order.order_id)
+    """Not what the order is for: the money goes back, the order is over, its bills stay due (G16)."""
+    suspended = suspend(money, reason, due=only, entry_id=entry_id, order_id=order.order_id)
     failed = ORDER.get((order.status, OrderEvent.MISPAID))
     if failed is None:
         return suspended
@@ -209,13 +209,14 @@ def judge(
     """Does a counter's money fit the bill? Guards in the order of Reason. Source: domain F3, B11, B14, G16.
 
     The counter's own pay time decides, in China's days: not before the window opened, and one inside it is
-    believed until the day file should be there (G18). After the window it fits, and cover waits.
+    believed until the day file should be there (G18). After the window it fits, and cover waits, as long as
+    cover can still begin in its year.
     """
     if command.paid_at > now + AHEAD:
         return Misfits(Reason.CLOCK_SKEW)
     window = in_force(due.region_code, due.insurance_year).window
     paid_on, heard_on = command.paid_at.astimezone(CHINA).date(), now.astimezone(CHINA).date()
-    if paid_on < window.opens:
+    if paid_on < window.opens or too_late(due, command.paid_at):
         return Misfits(Reason.WINDOW_CLOSED)
     if paid_on <= window.closes < heard_on - BELIEVED_FOR:
         return Misfits(Reason.PAY_TIME_UNPROVEN)

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -9,6 +10,7 @@ from msgspec.structs import replace
 from contracts.billing import BillIssued, BillSettled, BillWaived
 from contracts.message import ObligationId, OrderId, PersonId
 from contracts.payment import CartItem, StartPayment
+from contracts.policy import in_force
 from contracts.reasons import Reason, Refused, refused
 from services.payment.rules import (
     DUE,
@@ -28,6 +30,7 @@ from services.payment.rules import (
 )
 
 PROVIDERS = ("wechat",)
+CHINA = ZoneInfo("Asia/Shanghai")
 
 # How long a payer may take; then the provider closes the order by itself. Source: domain.md D, "about half an
 # hour".
@@ -227,10 +230,20 @@ def _items(command: StartPayment, order_id: OrderId) -> list[Item]:
     ]
 
 
+def too_late(due: Obligation, paid_at: datetime) -> bool:
+    """Whether money of this instant buys no cover in its year any more: who pays after the window waits, and
+    cover ends with the year. Source: 国办发〔2024〕38号.
+    """
+    return paid_at.astimezone(CHINA).date() > in_force(due.region_code, due.insurance_year).last_pay_day
+
+
 def _against(at: int, item: CartItem, due: Obligation | None, now: datetime) -> Refused | None:
     """Why this item can't be paid now, guards in the order of Reason."""
     if due is None:
         return refused(Reason.BILL_NOT_FOUND, field=f"items[{at}].obligation_id", got=item.obligation_id)
+    if too_late(due, now + PAY_WITHIN):
+        rule = "cover could not begin in its year any more"
+        return refused(Reason.WINDOW_CLOSED, field=f"items[{at}].obligation_id", rule=rule)
     if item.version != due.version:
         return refused(
             Reason.BILL_NOT_CURRENT,
