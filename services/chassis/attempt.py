@@ -2,6 +2,7 @@
 commit.
 """
 
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,7 @@ from services.chassis.subscriptions import Subscription
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 
+WOKEN_AT_ONCE = 20      # of those that await one ref
 Positions = dict[tuple[str, int], int]
 Come = TypeVar("Come", Arrival, Unreadable)
 # Where a message's own row lies, by the slot that names it, and how it is taken away.
@@ -143,8 +145,7 @@ class Attempt:
             else:
                 blocked |= set(arrival.refs)
                 behind.append(arrival)
-        touched = {ref for arrival in go for ref in arrival.refs}
-        self.asleep = {seq for ref, seq in found.awaiting if ref in touched}
+        self.asleep = _first_of_each(found.awaiting, go)
         if self.asleep and self.wake:
             raise Wake(self.asleep)
         return go, behind
@@ -185,6 +186,21 @@ class Attempt:
                 await parking.park(tx, arrival, parking.AWAITS, Reason.AWAITS_GROUND, "", [ref])
         for message in unreadable:
             await parking.set_aside(tx, message)
+
+
+def _first_of_each(awaiting: list[tuple[Ref, int]], go: list[Arrival]) -> set[int]:
+    """Of the rows that await a ref of this batch those to run with it: the first few of each ref, less those
+    that do already. A herd that waits for one ground in vain must not come along with whoever passes by; what
+    is left is tried by the sweep.
+    """
+    touched = {ref for arrival in go for ref in arrival.refs}
+    have = Counter(ref for arrival in go if arrival.parked_seq is not None for ref in arrival.refs)
+    asleep = set()
+    for ref, seq in sorted(awaiting):
+        if ref in touched and have[ref] < WOKEN_AT_ONCE:
+            have[ref] += 1
+            asleep.add(seq)
+    return asleep
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from contracts.billing import QueryBill
 from services.chassis import metrics
 from services.chassis.arrival import Arrival
+from services.chassis.attempt import WOKEN_AT_ONCE
 from services.chassis.halt import Halted
 from services.chassis.ids import uuid7
 from tests.chassis.toys import Toy, approved, settled, toy
@@ -187,6 +188,27 @@ async def test_a_fact_whose_ground_is_missing_waits_and_runs_when_the_ground_com
             (ground.enrollment_id, 2),
         ]
         assert await parked(made) == []
+
+
+async def test_a_herd_that_awaits_one_ground_does_not_come_along_with_whoever_passes_by(
+    database: Database,
+) -> None:
+    async with toy(database) as made:
+        fact = approved()
+        for _ in range(3):
+            await made.run(*(made.arrived(settled(fact)) for _ in range(30)))
+        newest = "select coalesce(max(seq), 0) from parked"
+        ((before,),) = await made.rows(newest)
+        await made.run(made.arrived(settled(fact)))
+        ((tried,),) = await made.rows(f"select count(*) from parked where seq > {before}")
+        assert tried == WOKEN_AT_ONCE + 1
+
+        made.grounds = {fact.enrollment_id}
+        await made.run(made.arrived(fact))
+        assert len(await made.said()) == WOKEN_AT_ONCE + 1
+        assert await made.rows("select count(*), state from parked group by state") == [
+            (91 - WOKEN_AT_ONCE, "AWAITS")
+        ]
 
 
 async def test_one_that_awaits_and_fails_is_not_taken_for_the_fault_of_what_woke_it(
