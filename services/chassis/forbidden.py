@@ -50,6 +50,8 @@ _ENDINGS = tuple(ending.replace("_", "") for ending in _SECRET_ENDINGS)
 _DIGITS = b"0123456789"
 _FOLD = bytes.maketrans(_DIGITS + bytes(range(65, 91)), b"0" * 10 + bytes(range(97, 123)))
 _BLANKS = b" \t\r\n"
+# In UTF-8: full-width letters and digits; no-break, ideographic, thin and zero-width blanks.
+_ODD = re.compile(b"\xef|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80|\xe2\x81[\x9f\xa0]|\xe3\x80\x80")
 _SHORTEST_NUMBER = b"0" * 11
 # Of so many digits, standing alone: a phone (also with 86), a card, an ID number. It begins with a literal:
 # that is fast.
@@ -77,7 +79,8 @@ _ID_NUMBER = re.compile(
 )
 _CARD = re.compile(r"(?<![0-9A-Za-z])[3-6]\d{15,18}(?![0-9A-Za-z])")
 _PHONE = re.compile(r"(?<![0-9A-Za-z])(?:\+?86)?1[3-9]\d{9}(?![0-9A-Za-z])")
-_MANY_DIGITS = re.compile(r"\d(?:\s*\d){10}")
+_BLANK = r"[\s\u200b-\u200d\u2060]"        # zero-width ones too
+_MANY_DIGITS = re.compile(rf"\d(?:{_BLANK}*\d){{10}}")
 _PLAIN_KEY = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]{0,40}")
 _decode = msgspec.json.Decoder().decode
 
@@ -93,7 +96,8 @@ def find(value: bytes) -> str | None:
     if (
         (_SHORTEST_NUMBER not in folded or (b" " not in value and _SUSPECT_NUMBER.search(folded) is None))
         and b"\\" not in value          # an escape may hide a digit or a letter
-        and b"\xef" not in value        # so may a full-width one
+        # so may a full-width one, and a blank that is not ASCII's
+        and (value.isascii() or _ODD.search(value) is None)
         and _SUSPECT_KEY.search(folded[::-1]) is None
     ):
         return None
@@ -141,7 +145,7 @@ def _holds_number(text: str, name: str) -> bool:
         return False
     text = unicodedata.normalize("NFKC", text)
     reference = name in _REFERENCES
-    for candidate in {text, re.sub(r"(?<=\d)\s+(?=\d)", "", text)}:
+    for candidate in {text, re.sub(rf"(?<=\d){_BLANK}+(?=\d)", "", text)}:
         for match in _ID_NUMBER.finditer(candidate):
             if _id_check(match[0]) and not (reference and match[0][6:10] >= _SYSTEM_BEGAN):
                 return True

@@ -89,6 +89,13 @@ def test_a_personal_number_in_the_clear_is_found_in_any_text(text: str) -> None:
     assert forbidden.find(body(items=[{"a": [text]}])) == "items.0.a.0"
 
 
+@pytest.mark.parametrize("blank", [*" \t\u00a0\u2009\u202f\u3000\u200b\u2060", "  "])
+@pytest.mark.parametrize("number", ["13812345678", "990100199003078512"])
+def test_a_number_is_found_whatever_blanks_stand_between_its_digits(number: str, blank: str) -> None:
+    text = blank.join((number[:3], number[3:7], number[7:]))
+    assert forbidden.find(body(remark=f"联系{text}。")) == "remark"
+
+
 @pytest.mark.parametrize("number", [13812345678, 990100199003078512, 4111111111111111])
 def test_a_personal_number_may_stand_as_a_number(number: int) -> None:
     assert forbidden.find(body(contact=number)) == "contact"
