@@ -95,10 +95,10 @@ def _java() -> Iterator[Finding]:
 
 
 def _postgres() -> Iterator[Finding]:
-    from sandbox.postgres import PostgresTrouble, find_place  # noqa: PLC0415 -- as above
+    from sandbox.postgres import PostgresTrouble, try_place  # noqa: PLC0415 -- as above
 
     try:
-        place = find_place(STACK_FOLDER)
+        place = try_place(STACK_FOLDER)
     except PostgresTrouble as trouble:
         yield Finding("postgres", "cannot run", str(trouble))
         return

@@ -36,7 +36,10 @@ def is_sandbox() -> bool:
     except FileNotFoundError:
         return True
     marks = {"ports.json", "secrets.json", "stack.toml", "state.json"}
-    return there <= {"bench", "lock", "logs"} or not there.isdisjoint(marks)
+    bare = {"postgres", "socket"}  # without a file: made by somebody who only looked, or was stopped at once
+    if any(path.is_file() for name in bare for path in (STACK_FOLDER / name).rglob("*")):
+        bare = set()
+    return there <= {"bench", "lock", "logs"} | bare or not there.isdisjoint(marks)
 
 
 async def running_stack() -> "Stack":

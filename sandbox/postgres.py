@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -248,13 +249,33 @@ def find_place(folder: Path) -> Place:
     )
 
 
+def try_place(folder: Path) -> Place:
+    """Where a server could live. Folders that were made only to find out are taken away again."""
+    home, elsewhere = folder / "postgres", _elsewhere(folder)
+    looked_at = (home / "socket", folder / "socket", home, *elsewhere, folder, *folder.absolute().parents)
+    new = [path for path in looked_at if not path.exists()]
+    try:
+        return find_place(folder)
+    finally:
+        for path in new:
+            with suppress(OSError):  # somebody uses it by now
+                path.rmdir()
+
+
 def remove(folder: Path) -> None:
     """Delete everything a stopped server of `folder` wrote."""
-    elsewhere = f"canbao-{_digest(folder)}"
     owners = {os.geteuid(), _lent_user()[0].uid if os.geteuid() == 0 else os.geteuid()}
-    for path in (folder, Path("/var/tmp") / elsewhere, Path("/tmp") / elsewhere):  # noqa: S108 -- ours, or left alone
+    for path in (folder, *_elsewhere(folder)):
         if path.exists() and path.lstat().st_uid in owners:
             shutil.rmtree(path)
+
+
+def _elsewhere(folder: Path) -> list[Path]:
+    """Where its server's data and socket lie when they cannot lie below it; the inner ones first."""
+    data = Path("/var/tmp") / f"canbao-{_digest(folder)}"  # noqa: S108 -- ours, or left alone
+    homes = (folder, folder / "postgres", data)
+    sockets = [Path("/tmp") / f"canbao-{_digest(home)}" for home in homes]  # noqa: S108 -- as above
+    return [data / "socket", *sockets, data]
 
 
 def _wheel_programs() -> Path:

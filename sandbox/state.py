@@ -3,7 +3,7 @@
 import asyncio
 import fcntl
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -44,23 +44,29 @@ class State(Struct, frozen=True, kw_only=True):
 def hold(folder: Path) -> IO[str]:
     """The folder's lock, until it is closed or this process ends. AlreadyUp: somebody else has it."""
     held = (folder / "lock").open("a")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if _is_locked(held):
         held.close()
-        raise AlreadyUp(f"a sandbox already runs over {folder}: ./canbao down ends it") from None
+        raise AlreadyUp(f"a sandbox already runs over {folder}: ./canbao down ends it")
     return held
+
+
+def _is_locked(file: IO[Any]) -> bool:
+    """Whether somebody else has its lock; else it is ours until the file is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
 
 
 def is_up(folder: Path) -> bool:
     """Whether a supervisor holds this folder."""
     try:
-        hold(folder).close()
-    except AlreadyUp:
-        return True
+        held = (folder / "lock").open()
     except FileNotFoundError:
-        pass
-    return False
+        return False
+    with held:
+        return _is_locked(held)
 
 
 def read_state(folder: Path) -> State | None:

@@ -49,6 +49,25 @@ def test_a_machine_that_has_everything_has_no_findings(tmp_path: Path) -> None:
     assert (code, wrong) == (0, {}), said
 
 
+def test_it_leaves_nothing_behind(tmp_path: Path) -> None:
+    assert findings(tmp_path / "new" / "data")[0] == 0
+    assert findings(tmp_path)[0] == 0
+    assert not list(tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize("leftovers", [["lock", "postgres/socket/"], ["lock", "socket/"]])
+def test_a_folder_that_was_only_looked_at_can_be_emptied(tmp_path: Path, leftovers: list[str]) -> None:
+    data = tmp_path / "data"
+    for name in leftovers:
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        (data / name).mkdir() if name.endswith("/") else (data / name).touch()
+    done = subprocess.run(
+        [sys.executable, "-m", "cli", "reset"], cwd=ROOT, check=False, capture_output=True, text=True,
+        env={**os.environ, "CANBAO_DATA": str(data)},
+    )  # fmt: skip
+    assert (done.returncode, data.exists()) == (0, False), done.stderr
+
+
 def test_packages_that_are_not_as_locked_are_a_finding(tmp_path: Path) -> None:
     other = tmp_path / "other" / "aiohttp-0.0.1.dist-info"
     other.mkdir(parents=True)
