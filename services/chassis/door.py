@@ -168,7 +168,7 @@ class Door:
         """
         what = self.reader.read(raw)
         if what is None:
-            return Unreadable(raw, Reason.NOT_PERMITTED, "no command of this service")
+            return Unreadable(raw, Reason.NOT_PERMITTED, "no command of this service: try another door")
         if isinstance(what, Unreadable):
             if self._unproven(raw) is not None:
                 self._bound(raw, address)
@@ -226,7 +226,9 @@ class Door:
         if isinstance(answer, Pending):
             return said(202, answer, {"location": answer.query, "retry-after": "1"})
         if isinstance(answer, Unreadable):
-            return said(_STATUS.get(answer.reason, 400), refused(answer.reason, field=answer.detail))
+            # which field, or in which way
+            where = "field" if answer.reason is Reason.SECRET_IN_MESSAGE else "rule"
+            return said(_STATUS.get(answer.reason, 400), refused(answer.reason, **{where: answer.detail}))
         if isinstance(answer, Rejected):
             return said(_OF_REFUSAL.get(answer.refusal.code, 422), answer)
         return said(200, answer)

@@ -82,8 +82,8 @@ class Operators(Lane):
             if self.timers.engine.halt.declared:
                 # a halted service runs no timers; its resume comes behind
                 return refused(Reason.UNDER_REPAIR, field="to", rule="a halted service runs no timers")
-            await self.timers.advance(db, order.to)
-            return {"now": order.to.isoformat()}
+            # not `to`, if that lies behind: the clock never goes back
+            return {"now": (await self.timers.advance(db, order.to)).isoformat()}
         return await self._redrive(db, order)
 
     async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any]:

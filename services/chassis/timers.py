@@ -83,12 +83,15 @@ class Timers:
         self._failures = 0
         return len(rows)
 
-    async def advance(self, db: asyncpg.Connection, to: datetime) -> None:
-        """Move the business clock forward to an instant, from due time to due time. It never goes back."""
+    async def advance(self, db: asyncpg.Connection, to: datetime) -> datetime:
+        """Move the business clock forward to an instant, from due time to due time. It never goes back.
+        Returns what it says then.
+        """
         while (due := await db.fetchval("select min(run_at) from job where run_at <= $1", to)) is not None:
             await self._set(db, due)
             await self.fire(db, due)     # or somebody else did meanwhile
         await self._set(db, to)
+        return await self._now(db)
 
     async def sweep(self, db: asyncpg.Connection) -> None:
         """Try again what awaits its ground for long: its handler may decide that the ground will not come.

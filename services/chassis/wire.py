@@ -15,20 +15,21 @@ from msgspec.json import Decoder, encode
 from contracts.message import CONTRACTS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
-from contracts.topics import MAX_MESSAGE_BYTES, TOPICS
+from contracts.topics import MAX_MESSAGE_BYTES, OPERATED, TOPICS
 from services.chassis import forbidden, metrics, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
 from services.chassis.refs import number_of
 from services.chassis.subscriptions import Subscription, Subscriptions
-from services.chassis.telemetry import log
+from services.chassis.telemetry import log, masked
 
 REMEMBERED = 100_000
 LONGEST_KEY = 128
 # of one message: all are locked at once, and one parked one stops them all; an owner speaks of each person
 MOST_REFS = 100
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
+_UUID, _TYPE = re.compile(r"[0-9a-f-]{36}"), re.compile(r"[a-z0-9_.]{1,80}")
 # What Postgres takes in no text; and what the `$` of our patterns lets pass, as Python reads it.
 _UNWRITABLE = re.compile(rb'\\u0000|\\(?:n|u000[aA])"')
 _AHEAD_MS = 300_000
@@ -48,11 +49,8 @@ class Reader:
         self, subscriptions: Subscriptions, lane: str | None, keys: Keyring, parks_for: frozenset[str]
     ) -> None:
         self.service, self.keys, self.parks_for = subscriptions.service, keys, parks_for
-        self._mine = {
-            s.type.encode(): s
-            for s in subscriptions.by_type.values()
-            if lane in (None, s.lane) and s.contract
-        }
+        ours = [s for s in subscriptions.by_type.values() if lane in (None, s.lane) and s.contract]
+        self._mine = {s.type.encode(): s for s in ours}
         self._all = subscriptions.by_type
         self._counts = lane is not None      # what comes back comes out of its order
         # the last number of each aggregate heard lately, oldest first
@@ -88,7 +86,7 @@ class Reader:
             what = self._read(unpacked, raw.value)
             return what._replace(raw=raw) if isinstance(what, Unreadable) else what
         except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
-            type_text = (kind or b"").decode("utf-8", "replace")[:80]
+            type_text = _shown(kind or b"")
             return Unreadable(raw, Reason.BODY_INVALID, f"{type(error).__name__}: {error}"[:300], type_text)
 
     def _mine_read(
@@ -159,7 +157,7 @@ class Reader:
             return None
         if kind is None:
             return Unreadable(raw, Reason.BODY_INVALID, "no ce_type header")
-        text = kind.decode("utf-8", "replace")[:80]
+        text = _shown(kind)
         stem, _, version = text.rpartition(".v")
         known = version.isdigit() and any(name.rpartition(".v")[0] == stem for name in CONTRACTS)
         return Unreadable(raw, Reason.VERSION_UNSUPPORTED if known else Reason.TYPE_UNKNOWN, text, text)
@@ -183,9 +181,8 @@ class Reader:
         refs = tuple(subscription.refs(message))
         if len(refs) > MOST_REFS:
             return Unreadable(raw, Reason.FANOUT_TOO_WIDE, f"{len(refs)} refs", subscription.type)
-        arrival = Arrival(
-            type=subscription.type, message=message, subscription=subscription, refs=refs, raw=raw
-        )
+        kind = subscription.type
+        arrival = Arrival(type=kind, message=message, subscription=subscription, refs=refs, raw=raw)
         arrival.key = (raw.key or b"").decode()
         arrival.time = (head.get("ce_time") or b"").decode()
         if not subscription.compacted:
@@ -213,6 +210,14 @@ class Reader:
             del self._sequences[next(iter(self._sequences))]
 
     def _partners(
+        self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None
+    ) -> Arrival | Unreadable | None:
+        """An order that every service hears, and that none of them can take, is kept by one of them."""
+        what = self._believed(raw, subscription, partner, signed)
+        elsewhere = _is_order(subscription) and raw.offset is not None and raw.topic not in self.parks_for
+        return None if isinstance(what, Unreadable) and elsewhere else what
+
+    def _believed(
         self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None
     ) -> Arrival | Unreadable | None:
         contract, head = subscription.contract, dict(raw.headers)
@@ -243,8 +248,8 @@ class Reader:
             return self._misfit(raw, subscription, partner, "an instant between 1990 and 2200")
         if b"\\" in (raw.value or b"") and _UNWRITABLE.search(raw.value or b""):
             return self._misfit(raw, subscription, partner, "a NUL character, or a line break behind a text")
-        if getattr(message, "service", self.service) != self.service:
-            return None  # an operator's order to another service
+        if _is_order(subscription) and not self._is_for_us(raw, message.service):
+            return None
         head = dict(raw.headers)
         arrival = Arrival(
             type=subscription.type, message=message, subscription=subscription, refs=(), raw=raw
@@ -256,13 +261,20 @@ class Reader:
         expected = getattr(message, subscription.contract.key) if subscription.contract else arrival.key
         if subscription.type not in partner.may:
             arrival.refusal = refused(Reason.NOT_PERMITTED, field="ce_type", got=subscription.type)
-        elif arrival.key != expected and subscription.contract and subscription.contract.key == "person_id":
-            arrival.refusal = refused(
-                Reason.SCHEMA_INVALID, field="record key", rule="the key is the person_id", expected=expected
-            )
+        elif arrival.key != expected and subscription.contract:
+            rule = f"the key is the {subscription.contract.key}"
+            arrival.refusal = refused(Reason.SCHEMA_INVALID, field="record key", rule=rule, expected=expected)
+            arrival.key = expected      # what stood there may be anything, an ID number too
+        elif _is_order(subscription) and message.service not in OPERATED:
+            expected = ", ".join(OPERATED)
+            arrival.refusal = refused(Reason.SCHEMA_INVALID, field="service", expected=expected)
         else:
             self._admit(arrival, subscription, arrival.request)
         return arrival
+
+    def _is_for_us(self, raw: Raw, service: object) -> bool:
+        """An operator's order is for the service it names; one to nobody is refused by the topic's owner."""
+        return service == self.service or (service not in OPERATED and raw.topic in self.parks_for)
 
     def _admit(self, arrival: Arrival, subscription: Subscription, request: RequestKey) -> None:
         """What it touches and what it says, by which it is known again; refused when that cannot be had."""
@@ -283,19 +295,22 @@ class Reader:
 
     def _misfit(
         self, raw: Raw, subscription: Subscription, partner: Partner, error: str
-    ) -> Arrival | Unreadable:
+    ) -> Arrival | Unreadable | None:
         """Authentic, but not as the contract says: answered if the request can be named, else parked."""
         try:
             body = _untyped(raw.value or b"")
             request_id = body["request_id"]
             if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id):
                 raise ValueError(request_id)
+            if _is_order(subscription) and not self._is_for_us(raw, body.get("service")):
+                return None
         except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)
         error = error[:300]     # it may quote the partner, and an answer has a size
         _, _, path = error.partition("required field `" if "required field" in error else " - at `$.")
         arrival = Arrival(type=subscription.type, message=body, subscription=subscription, refs=(), raw=raw)
-        arrival.key = (raw.key or b"").decode("utf-8", "replace").replace("\x00", "")
+        key = (raw.key or b"").decode("utf-8", "replace")
+        arrival.key = key if key in body.values() or _UUID.fullmatch(key) else ""
         arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
         arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`"), rule=error)
         return arrival
@@ -318,6 +333,17 @@ def _type_of(headers: tuple[tuple[str, bytes | None], ...]) -> bytes | None:
         if name == "ce_type":
             return text
     return None
+
+
+def _shown(kind: bytes) -> str:
+    """A type as topics and auditors may see it: whoever wrote it need not have meant a type."""
+    text = kind.decode("utf-8", "replace")[:80]
+    return text if _TYPE.fullmatch(text) and masked(text) == text else "?"
+
+
+def _is_order(subscription: Subscription) -> bool:
+    """Whether it is an operator's, which every service hears."""
+    return subscription.contract is not None and subscription.contract.owner == "any"
 
 
 def request_ref(request: RequestKey) -> int:
