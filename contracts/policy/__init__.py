@@ -134,7 +134,7 @@ class Policy(Section, frozen=True, eq=False):
 
 def policy_of(region_code: str, insurance_year: int) -> Policy | Reason:
     """The policy in force; REGION_UNKNOWN or YEAR_NOT_OPEN where there is none."""
-    policy = _PACKS.get((region_code, insurance_year))
+    policy = _IN_FORCE.get((region_code, insurance_year))
     if policy is not None:
         return policy
     return Reason.YEAR_NOT_OPEN if region_code in _REGIONS else Reason.REGION_UNKNOWN
@@ -148,6 +148,13 @@ def in_force(region_code: str, insurance_year: int) -> Policy:
     raise LookupError(f"no policy for {region_code} in {insurance_year}: {policy.name}")
 
 
+def named(ref: str) -> Policy:
+    """The policy that a bill says it was assessed by; it stays when a newer version is in force. LookupError:
+    somebody has thrown it away; a bug.
+    """
+    return _PACKS[ref]
+
+
 def is_region(region_code: str) -> bool:
     """Whether any pack speaks about the region, whatever the year."""
     return region_code in _REGIONS
@@ -155,8 +162,8 @@ def is_region(region_code: str) -> bool:
 
 def help_of(region_code: str) -> Help | Reason:
     """Whom the region's citizens call, by its newest pack; REGION_UNKNOWN where there is none."""
-    years = [year for region, year in _PACKS if region == region_code]
-    return _PACKS[region_code, max(years)].help if years else Reason.REGION_UNKNOWN
+    years = [year for region, year in _IN_FORCE if region == region_code]
+    return _IN_FORCE[region_code, max(years)].help if years else Reason.REGION_UNKNOWN
 
 
 def load(file: str, text: str) -> Policy:
@@ -176,17 +183,25 @@ def load(file: str, text: str) -> Policy:
     return policy
 
 
-def load_packs(folder: Path) -> dict[tuple[str, int], Policy]:
-    """Every pack in a folder by (region, insurance year). PolicyError: one is wrong, or there are two."""
-    packs: dict[tuple[str, int], Policy] = {}
+def load_packs(folder: Path) -> dict[str, Policy]:
+    """Every pack in a folder by its ref. PolicyError: one is wrong, or two say that they are one version."""
+    packs: dict[str, Policy] = {}
     for path in sorted(folder.glob("*.toml")):
         policy = load(path.name, path.read_text(encoding="utf-8"))
-        place = (policy.region_code, policy.insurance_year)
-        if place in packs:
-            raise PolicyError(file=path.name, key="insurance_year", rule="one pack for a region and year",
-                              expected=f"no other pack for {place}", got=packs[place].ref)
-        packs[place] = policy
+        for other in packs.values():
+            same = (other.region_code, other.insurance_year) == (policy.region_code, policy.insurance_year)
+            if same and (other.id != policy.id or other.version == policy.version):
+                rule = "one pack for a region and year, and each of its versions once"
+                raise PolicyError(file=path.name, key="version", rule=rule,
+                                  expected=f"another version of {other.id}", got=policy.ref)
+        packs[policy.ref] = policy
     return packs
+
+
+def newest(packs: Iterable[Policy]) -> dict[tuple[str, int], Policy]:
+    """What is in force, by (region, insurance year): the highest version."""
+    in_order = sorted(packs, key=lambda policy: policy.version)
+    return {(policy.region_code, policy.insurance_year): policy for policy in in_order}
 
 
 def _plain(file: str, key: str, value: Any, sources: dict[str, Source]) -> Any:
@@ -241,4 +256,5 @@ def _broken(policy: Policy) -> Iterable[tuple[str, str, str, str]]:
 
 
 _PACKS = load_packs(Path(__file__).parent)
-_REGIONS = frozenset(region for region, _ in _PACKS)
+_IN_FORCE = newest(_PACKS.values())
+_REGIONS = frozenset(region for region, _ in _IN_FORCE)

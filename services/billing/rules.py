@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from contracts.billing import Line
 from contracts.enrollment import EnrollmentApproved
 from contracts.payment import PaymentSettled
-from contracts.policy import Policy, in_force
+from contracts.policy import Policy, in_force, named
 from contracts.reasons import Reason, Refused, refused
 
 ORDINARY = "ordinary"       # who is certified in no category 普通居民
@@ -211,7 +211,7 @@ def show(bill: Bill | None, *, identified: bool) -> Shown | Refused:
         return refused(Reason.PERSON_NOT_FOUND, field="person_id")
     if bill is None:
         return refused(Reason.BILL_NOT_FOUND, field="person_id")
-    return Shown(bill, premium(tuple(bill.certified), policy=in_force(bill.region_code, bill.insurance_year)))
+    return Shown(bill, premium(tuple(bill.certified), policy=named(bill.policy)))
 
 
 def yuan(fen: int) -> str:

@@ -6,6 +6,7 @@ from itertools import product
 import pytest
 from msgspec.structs import replace
 
+from contracts import policy
 from contracts.payment import PaymentSettled
 from contracts.policy import in_force
 from contracts.reasons import Refused
@@ -197,6 +198,19 @@ def test_every_event_in_every_state_leads_where_the_table_says(state: BillState,
 
 def test_the_table_is_complete() -> None:
     assert set(TRANSITIONS) == set(product(BillState, BillEvent))
+
+
+def test_a_bill_is_shown_with_the_policy_that_it_names_though_another_is_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resident = replace(POLICY.resident, personal_fen=42_000)
+    newer = replace(POLICY, version=2, resident=resident)
+    monkeypatch.setattr(policy, "_IN_FORCE", {("990100", 2025): newer})
+
+    shown = show(ISSUED, identified=True)
+
+    assert isinstance(shown, Shown)
+    assert sum(line.fen for line in shown.assessment.lines if line.payable) == ISSUED.due_fen
 
 
 def test_another_channels_person_has_no_bill_and_is_nobody() -> None:

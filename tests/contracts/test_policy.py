@@ -5,7 +5,17 @@ from pathlib import Path
 
 import pytest
 
-from contracts.policy import Policy, PolicyError, Source, in_force, is_region, load, load_packs, policy_of
+from contracts.policy import (
+    Policy,
+    PolicyError,
+    Source,
+    in_force,
+    is_region,
+    load,
+    load_packs,
+    newest,
+    policy_of,
+)
 from contracts.reasons import Reason
 
 PACK = Path(__file__).resolve().parents[2] / "contracts" / "policy" / "demo-2025.toml"
@@ -101,9 +111,23 @@ def test_a_wrong_pack_is_refused_with_its_place_and_rule(written: str, instead: 
     assert str(refusal.value).startswith(f"bad.toml: {message}")
 
 
-def test_two_packs_for_one_region_and_year_are_refused(tmp_path: Path) -> None:
-    for name in ("a.toml", "b.toml"):
-        (tmp_path / name).write_text(TEXT, encoding="utf-8")
+@pytest.mark.parametrize("second", [TEXT, TEXT.replace('id = "demo-2025"', 'id = "other"')])
+def test_two_packs_for_one_region_and_year_are_refused(tmp_path: Path, second: str) -> None:
+    (tmp_path / "a.toml").write_text(TEXT, encoding="utf-8")
+    (tmp_path / "b.toml").write_text(second, encoding="utf-8")
 
-    with pytest.raises(PolicyError, match=r"b\.toml: insurance_year: one pack for a region and year"):
+    with pytest.raises(PolicyError, match=r"b\.toml: version: one pack for a region and year"):
         load_packs(tmp_path)
+
+
+def test_a_new_version_is_in_force_and_the_old_one_stays_for_the_bills_that_name_it(tmp_path: Path) -> None:
+    second = TEXT.replace("version = 1", "version = 2").replace("value = 40000,", "value = 42000,")
+    (tmp_path / "a.toml").write_text(second, encoding="utf-8")
+    (tmp_path / "b.toml").write_text(TEXT, encoding="utf-8")
+
+    packs = load_packs(tmp_path)
+
+    assert {ref: policy.resident.personal_fen for ref, policy in packs.items()} == {
+        "demo-2025/1": 40_000, "demo-2025/2": 42_000,
+    }
+    assert newest(packs.values())["990100", 2025].version == 2
