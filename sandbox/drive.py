@@ -26,6 +26,7 @@ from contracts.message import Sealed, contract_of
 from contracts.operations import AdvanceClock
 from contracts.payment import CartItem, ReportPayment, StartPayment
 from sandbox.city import Citizen, City, Conduct, Step
+from sandbox.ending import end
 from sandbox.nuisance import Nuisance
 from sandbox.partner import Answer, Partner, Unanswered
 from sandbox.people import REGION
@@ -100,11 +101,8 @@ class Drive:
                 if self._first.done():
                     await nuisance
             finally:
-                for helper in (agency, nuisance, ramp):
-                    helper.cancel()
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(agency, nuisance, ramp, *self._tasks, return_exceptions=True)
+                await end(agency, nuisance, ramp)  # first: the agency makes new tasks
+                await end(*self._tasks)
 
     async def _let_more_in(self) -> None:
         """A few first, so that somebody soon sees money settle; then enough of them that batches are full."""

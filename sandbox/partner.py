@@ -18,6 +18,7 @@ from contracts.answers import ANSWER_QUERY, Accepted, Rejected
 from contracts.message import CONTRACTS, contract_of
 from contracts.partners import PARTNERS
 from contracts.topics import PARTITIONS, TOPICS
+from sandbox.ending import end
 from services.chassis import trust
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import Keyring
@@ -118,9 +119,7 @@ class Partner:
 
     async def stop(self) -> None:
         """Let go of everything; who still waits for an answer is told that none comes."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
         self._give_up(Unanswered(f"{self.who.code} has stopped"))
         await asyncio.gather(self._producer.stop(), self._consumer.stop())
 
@@ -211,7 +210,8 @@ class Partner:
                 place = await handed_in
                 if places is not None:
                     places.append(place)
-            return await asyncio.wait_for(future, wait_seconds)
+            async with asyncio.timeout(wait_seconds):  # wait_for loses a cancellation that meets the answer
+                return await future
         finally:
             self._asked.pop(request_id, None)
 

@@ -19,6 +19,7 @@ from contracts.partners import PARTNERS
 from contracts.topics import SERVICES
 from sandbox.city import City, Conduct, Line
 from sandbox.drive import Drive, Outside, Refusal
+from sandbox.ending import end
 from sandbox.expected import Picture, differences, picture
 from sandbox.partner import Partner, read_topics
 from sandbox.people import REGION
@@ -137,7 +138,7 @@ async def _prepare(
     published = await read_topics(ground.kafka("auditor"), watch.topics, from_start=False)
     exits.push_async_callback(published.stop)
     reading = asyncio.create_task(watch.run(published))
-    exits.push_async_callback(_ended, reading)
+    exits.push_async_callback(end, reading)
     async with (
         aiohttp.ClientSession() as http,
         http.post(f"{ground.sms}/simulator/faults", json={"named": city.sms_faults}) as response,
@@ -145,11 +146,6 @@ async def _prepare(
         response.raise_for_status()
     run = f"{city.seed}-{int(time.time()):x}"
     return watch, Drive(city, partners, watch, ground.outside, run)
-
-
-async def _ended(task: "asyncio.Task[None]") -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _first_act(

@@ -30,9 +30,10 @@ class Purse:
             try:
                 async with self._http.post(self._url, json=[wish for wish, _ in taken]) as response:
                     answers = await response.json()
-            except (aiohttp.ClientError, OSError) as error:
+            except (aiohttp.ClientError, OSError, ValueError) as error:
                 for _, future in taken:
-                    future.set_exception(error)
+                    if not future.done():
+                        future.set_exception(error)
                 continue
             for (_, future), answer in zip(taken, answers, strict=True):
                 if not future.done():

@@ -16,7 +16,7 @@ from contracts.answers import Accepted
 from contracts.billing import QueryBill
 from contracts.enrollment import RegisterAccount, Registration
 from contracts.message import contract_of
-from sandbox import mischief
+from sandbox import ending, mischief
 from sandbox.forger import forge
 from sandbox.keys import make_keys
 from sandbox.partner import Letter, Partner, kafka_options, read_topics
@@ -108,6 +108,37 @@ async def test_what_is_said_twice_is_heard_twice(broker: Stack, keys: Path) -> N
                 await bank.ask(query("tick"))
 
     assert bank.answers["again"][0] == bank.answers["again"][1]
+
+
+async def test_who_is_told_to_end_in_the_moment_of_his_answer_ends(broker: Stack, keys: Path) -> None:
+    async with answering(broker, "channels.bank"), partner(broker, keys, "bank") as bank:
+        question = query("end")
+        asked = asyncio.create_task(bank.ask(question, question))
+        async with asyncio.timeout(10):
+            while not bank.answers.get("end"):
+                await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+    assert asked.cancelled(), "else it goes on with what it does next"
+
+
+async def test_who_loses_the_order_to_end_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ending, "AGAIN_SECONDS", 0.01)
+    told: list[BaseException] = []
+
+    async def deaf() -> None:
+        while len(told) < 3:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError as order:
+                told.append(order)
+
+    task = asyncio.create_task(deaf())
+    await asyncio.sleep(0)
+    await ending.end(task)
+
+    assert task.done()
 
 
 async def test_a_posted_record_stands_where_the_partner_says(broker: Stack, keys: Path) -> None:
