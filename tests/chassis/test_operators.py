@@ -1,17 +1,29 @@
 """Is what operators order done, whatever state the service is in, and do they hear what came of it?"""
 
+import time
 from pathlib import Path
+
+import pytest
+from msgspec.json import encode
 
 from contracts.answers import Accepted, Rejected
 from contracts.enrollment import EnrollmentSubmitted
 from contracts.operations import Redrive, Resume
+from contracts.topics import OPERATED, TOPICS
+from sandbox.keys import make_keys
 from sandbox.stack import Stack
+from services.chassis import trust
+from services.chassis.arrival import Raw
 from services.chassis.halt import IN_A_ROW
 from services.chassis.ids import uuid7
+from services.chassis.keys import load_keyring
+from services.chassis.operators import Orders
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
+from services.chassis.wire import Reader
 from tests.chassis.running import partner, producing, running, say, until
 from tests.chassis.test_parking import in_ms
+from tests.chassis.test_wire import reason
 from tests.chassis.toys import Toy, approved, owes, submitted, toy
 from tests.ground import Database
 
@@ -164,3 +176,41 @@ async def came_through(made: Toy, count: int) -> bool:
 
 async def parked(made: Toy, expected: list[tuple[str, str]]) -> bool:
     return await made.rows("select state, reason from parked order by seq") == expected
+
+
+def order(keys: Path, body: dict[str, object] | bytes, *, flip: bool = False) -> Raw:
+    """An operator's order, signed."""
+    value = body if isinstance(body, bytes) else encode({"request_id": "o-1", "operator": "lin"} | body)
+    key = str(body.get("service", "")) if isinstance(body, dict) else ""
+    head = {"ce_id": uuid7().encode(), "ce_type": b"any.resume.v1", "ce_time": b"2024-12-20T01:00:00Z",
+            "ce_source": b"/operators"}  # fmt: skip
+    ring = load_keyring(keys / "operators.json")
+    signed = trust.sign(ring, topic="operators", key=key.encode(), headers=head, value=value, money=False)
+    return Raw("operators", 0, 1, key.encode(), (*head.items(), *signed), value + b" " * flip,
+               int(time.time() * 1000))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "flip", "heard"),
+    [
+        ({"service": "billing"}, False, {"billing": ""}),
+        ({"service": "console"}, False, {"console": ""}),
+        ({"service": "nosuch"}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
+        ({"service": "billing", "operator": ""}, False, {"billing": "refused SCHEMA_INVALID operator"}),
+        ({"service": 7}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
+        ({}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
+        ({"service": "billing", "request_id": "a b"}, False, {"enrollment": "parked SCHEMA_INVALID"}),
+        (b"garbage", False, {"enrollment": "parked SCHEMA_INVALID"}),
+        ({"service": "billing"}, True, {"enrollment": "parked SIGNATURE_INVALID"}),
+    ],
+)
+def test_an_order_is_taken_refused_or_kept_by_one_service_and_never_by_two(
+    tmp_path: Path, body: dict[str, object] | bytes, *, flip: bool, heard: dict[str, str]
+) -> None:
+    make_keys(keys := tmp_path / "keys")
+    said, raw = {}, order(keys, body, flip=flip)
+    for service in OPERATED:
+        kept = frozenset({"operators"} if TOPICS["operators"].owner == service else ())
+        reader = Reader(Orders(service).on, "money", load_keyring(keys / f"{service}.json"), kept)
+        said[service] = reason(reader.read(raw))
+    assert {service: word for service, word in said.items() if word != "skipped"} == heard

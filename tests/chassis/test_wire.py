@@ -12,13 +12,11 @@ from contracts.enrollment import Identity, Registration
 from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
 from contracts.reasons import Reason
-from contracts.topics import OPERATED, TOPICS
 from sandbox.keys import make_keys
 from services.chassis import metrics, trust
 from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.ids import uuid7
 from services.chassis.keys import Keyring, load_keyring
-from services.chassis.operators import Orders
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
@@ -259,55 +257,14 @@ def test_a_record_key_is_what_the_contract_says_and_nothing_else_is_repeated(pos
 @pytest.mark.parametrize(
     ("kind", "shown"),
     [
-        ("payment.bribe.v1", "payment.bribe.v1"),
-        ("李娜 990100199003078512", "?"),
-        ("990100199003078512", "?"),
-        ("call.13812345678", "?"),
+        ("payment.bribe.v1", "payment.bribe.v1"), ("李娜 990100199003078512", "?"),
+        ("990100199003078512", "?"), ("call.13812345678", "?"),
     ],
-)
-def test_a_type_that_nobody_knows_is_repeated_only_if_it_looks_like_one(
-    post: Post, kind: str, shown: str
-) -> None:
+)  # fmt: skip
+def test_a_type_nobody_knows_is_repeated_only_if_it_looks_like_one(post: Post, kind: str, shown: str) -> None:
     what = post.read(post.body(), type=kind)
     assert isinstance(what, Unreadable)
     assert (what.reason, what.type, what.detail) == (Reason.TYPE_UNKNOWN, shown, shown)
-
-
-def order(keys: Path, body: dict[str, object] | bytes, *, flip: bool = False) -> Raw:
-    """An operator's order, signed."""
-    value = body if isinstance(body, bytes) else encode({"request_id": "o-1", "operator": "lin"} | body)
-    key = str(body.get("service", "")) if isinstance(body, dict) else ""
-    head = {"ce_id": uuid7().encode(), "ce_type": b"any.resume.v1", "ce_time": b"2024-12-20T01:00:00Z",
-            "ce_source": b"/operators"}  # fmt: skip
-    ring = load_keyring(keys / "operators.json")
-    signed = trust.sign(ring, topic="operators", key=key.encode(), headers=head, value=value, money=False)
-    return Raw("operators", 0, 1, key.encode(), (*head.items(), *signed), value + b" " * flip,
-               int(time.time() * 1000))  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("body", "flip", "heard"),
-    [
-        ({"service": "billing"}, False, {"billing": ""}),
-        ({"service": "console"}, False, {"console": ""}),
-        ({"service": "nosuch"}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
-        ({"service": "billing", "operator": ""}, False, {"billing": "refused SCHEMA_INVALID operator"}),
-        ({"service": 7}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
-        ({}, False, {"enrollment": "refused SCHEMA_INVALID service"}),
-        ({"service": "billing", "request_id": "a b"}, False, {"enrollment": "parked SCHEMA_INVALID"}),
-        (b"garbage", False, {"enrollment": "parked SCHEMA_INVALID"}),
-        ({"service": "billing"}, True, {"enrollment": "parked SIGNATURE_INVALID"}),
-    ],
-)
-def test_an_order_is_taken_refused_or_kept_by_one_service_and_never_by_two(
-    keys: Path, body: dict[str, object] | bytes, *, flip: bool, heard: dict[str, str]
-) -> None:
-    said, raw = {}, order(keys, body, flip=flip)
-    for service in OPERATED:
-        kept = frozenset({"operators"} if TOPICS["operators"].owner == service else ())
-        reader = Reader(Orders(service).on, "money", load_keyring(keys / f"{service}.json"), kept)
-        said[service] = reason(reader.read(raw))
-    assert {service: word for service, word in said.items() if word != "skipped"} == heard
 
 
 def test_another_channels_key_opens_nothing(post: Post) -> None:
