@@ -200,7 +200,7 @@ async def test_timers_go_on_when_a_rival_took_those_of_one_instant(database: Dat
         assert await made.said() == [left]
 
 
-async def _held_at_the_clock(made: Toy, rival: asyncpg.Connection, to: datetime) -> asyncio.Task[None]:
+async def _held_at_the_clock(made: Toy, rival: asyncpg.Connection, to: datetime) -> asyncio.Task[datetime]:
     """The clock's mover has seen the first due instant, and waits for the rival's lock on the clock's row."""
     await rival.execute("begin")
     await rival.execute("update clock set skew = skew")
