@@ -48,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         return _say(f"a server refuses: {str(trouble).splitlines()[0]}")
     except KeyboardInterrupt:
         return _say("stopped")
+    except asyncio.CancelledError:
+        return _say("told to end (SIGTERM; ./canbao down and reset do so)")
 
 
 class NotReadyError(Exception):
@@ -61,6 +63,8 @@ async def _demo(args: argparse.Namespace) -> int:
     from sandbox.show import Screen  # noqa: PLC0415 - as above
     from sandbox.supervisor import running  # noqa: PLC0415 - as above
 
+    if this := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
     city = plan(args.citizens, args.seed)
     with Screen(quiet=args.json) as screen:
         _make_empty(screen)
@@ -84,17 +88,12 @@ def _make_empty(screen: "Screen") -> None:
     """The demo's people can register once only, so it starts from nothing. AlreadyUp: somebody uses the
     sandbox.
     """
-    import shutil  # noqa: PLC0415 - as above
+    from cli.reset import delete_all  # noqa: PLC0415 - as above
+    from sandbox.state import is_up  # noqa: PLC0415 - as above
 
-    from sandbox.postgres import remove  # noqa: PLC0415 - as above
-    from sandbox.state import hold  # noqa: PLC0415 - as above
-
-    STACK_FOLDER.mkdir(parents=True, exist_ok=True)
-    hold(STACK_FOLDER).close()
-    if (STACK_FOLDER / "stack.toml").exists():
+    if (STACK_FOLDER / "stack.toml").exists() and not is_up(STACK_FOLDER):
         screen.say(f"there is a sandbox in {STACK_FOLDER}: it is emptied first")
-    remove(STACK_FOLDER)
-    shutil.rmtree(STACK_FOLDER, ignore_errors=True)
+    delete_all()
 
 
 def _ground(sandbox: "Sandbox") -> "Ground":

@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
 def show(*, as_json: bool = False) -> int:
     """Print it; the exit code."""
-    from sandbox.state import is_up, read_state  # noqa: PLC0415 -- imported when needed: --help stays instant
+    from sandbox.state import is_up, phase_of, read_state  # noqa: PLC0415 -- imported when needed: --help stays instant
 
     state = read_state(STACK_FOLDER)
     if state is None or not is_up(STACK_FOLDER):
@@ -32,6 +32,10 @@ def show(*, as_json: bool = False) -> int:
         else:
             say("nothing runs here: ./canbao up starts it")
         return 3
+    if not state.processes and not as_json:
+        doing = f": {state.said[-1]}" if state.said and state.phase == "starting" else ""
+        say(f"{phase_of(STACK_FOLDER)}{doing}; ./canbao logs supervisor")
+        return 1
     rows = rows_of(state.processes)
     if as_json:
         sys.stdout.write(
@@ -56,7 +60,7 @@ def rows_of(processes: list[Any]) -> list[dict[str, Any]]:
         {
             "name": seen.name,
             "phase": seen.phase,
-            "answers": next(replies) if seen.door else seen.pid is not None,
+            "answers": next(replies) if seen.door else seen.phase == "running",
             "pid": seen.pid,
             "door": seen.door,
             "memory_mb": _memory(seen.pid),

@@ -5,11 +5,13 @@ ends, by SIGKILL too, the kernel closes the pipe and the shell's watcher ends th
 by force.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,9 @@ def as_popen(user: OsUser | None) -> dict[str, Any]:
 class Child:
     """A running command that never outlives this process.
 
-    log: where its output is appended. ending: the signal at the parent's end and of a plain `stop()`;
-    grace_seconds: how long it then has before SIGKILL. env: its whole environment.
+    log: where its output is appended; locked until nobody writes there any more. ending: the signal at the
+    parent's end and of a plain `stop()`; grace_seconds: how long it then has before SIGKILL. env: its whole
+    environment.
     """
 
     def __init__(
@@ -70,6 +73,8 @@ class Child:
     ) -> None:
         self.grace_seconds = grace_seconds
         with log.open("ab") as out:
+            with suppress(OSError):  # no file that can be locked
+                fcntl.flock(out, fcntl.LOCK_SH)  # theirs for as long as one of them writes there: still_alive
             self._shell: subprocess.Popen[bytes] = subprocess.Popen(
                 [
                     "/bin/sh",

@@ -205,15 +205,18 @@ class Partner:
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._asked[request_id] = future
+        handed_in = [self._hand_in(letter) for letter in letters]
         try:
-            for handed_in in [self._hand_in(letter) for letter in letters]:
-                place = await handed_in
+            for posted in handed_in:
+                place = await posted
                 if places is not None:
                     places.append(place)
             async with asyncio.timeout(wait_seconds):  # wait_for loses a cancellation that meets the answer
                 return await future
         finally:
             self._asked.pop(request_id, None)
+            for posted in handed_in:
+                posted.cancel()  # nobody waits for it any more
 
     async def ask_http(
         self, http: aiohttp.ClientSession, door: str, command: Struct, times: int = 1

@@ -24,7 +24,7 @@ from sandbox.lifeline import Child
 from sandbox.ports import write_private
 from sandbox.processes import ROOT, Process, make_processes
 from sandbox.stack import Say, Servers, Stack, keep_months, provision_stack, quiet, upkeep
-from sandbox.state import Course, Phase, Seen, State, answers, hold
+from sandbox.state import AlreadyUp, Course, Phase, Seen, State, answers, hold, still_alive, wait_for_the_end
 
 FENCED = 75  # a service's word for: another holds my name or my connection is gone, start me again
 READY_SECONDS = 60.0
@@ -212,6 +212,9 @@ async def running(
         diary.tell("starting")
         servers = Servers(folder, quick=quick, say=diary.say)
         try:
+            if left := still_alive(folder):
+                diary.say(f"waiting for the end of what ran before: {', '.join(left)}")
+                await asyncio.to_thread(wait_for_the_end, folder)
             sandbox = await _started(folder, servers, diary, changes or {})
             telling = asyncio.create_task(_tell(sandbox, diary))
             try:
@@ -284,8 +287,12 @@ async def serve(folder: Path) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with running(folder):
-        await stop.wait()
+    try:
+        async with running(folder):
+            await stop.wait()
+    except AlreadyUp as other:
+        print(other, file=sys.stderr)
+        return 1
     return 0
 
 
