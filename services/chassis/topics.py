@@ -36,6 +36,8 @@ from typing_extensions import override
 from contracts.topics import PARTITIONS, PRINCIPALS, TOPICS, Topic
 
 _WAIT_SECONDS = 60.0
+# of a topic just made; of a partition the library does not call them retriable
+_LEADERLESS = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE)
 _ANSWER_SECONDS = 5.0  # from a broker that is there
 
 
@@ -280,7 +282,7 @@ class Broker:
             try:
                 found.update(_all(self.admin.list_offsets(dict.fromkeys(parts, spec))))
             except KafkaException as error:
-                if not error.args[0].retriable():
+                if error.args[0].code() not in _LEADERLESS and not error.args[0].retriable():
                     raise
                 return False
             return True
