@@ -19,11 +19,12 @@ _FREE_BYTES = 2_000_000_000
 
 
 class Finding(NamedTuple):
-    """One line. fix: empty when it is well."""
+    """One line. fix: empty when it is well. look: where to look, of what is well now but was not."""
 
     what: str
     found: str
     fix: str = ""
+    look: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,14 +37,20 @@ def run(args: argparse.Namespace) -> int:
     findings = [*_machine(), *_packages(), *_java(), *_postgres(), *_sandbox(), *_topics()]
     if args.json:
         sys.stdout.write(
-            json.dumps([{"what": f.what, "found": f.found, "ok": not f.fix, "fix": f.fix} for f in findings])
+            json.dumps(
+                [
+                    {"what": f.what, "found": f.found, "ok": not f.fix, "fix": f.fix, "look": f.look}
+                    for f in findings
+                ]
+            )
             + "\n"
         )
     else:
         for finding in findings:
-            sys.stdout.write(f"{'✗' if finding.fix else '✓'} {finding.what:<10} {finding.found}\n")
-            if finding.fix:
-                sys.stdout.write(f"  {'':<10} → {finding.fix}\n")
+            sign = "✗" if finding.fix else "!" if finding.look else "✓"
+            sys.stdout.write(f"{sign} {finding.what:<10} {finding.found}\n")
+            if todo := finding.fix or finding.look:
+                sys.stdout.write(f"  {'':<10} → {todo}\n")
     return int(any(finding.fix for finding in findings))
 
 
@@ -143,6 +150,7 @@ def _sandbox() -> Iterator[Finding]:
             row["name"],
             f"{state_of}, process {row['pid'] or '-'}, {row['restarts']} restarts",
             "" if state_of == "running" else f"./canbao logs {row['name']}{left}",
+            f"./canbao logs {row['name']}{left}; ./canbao logs supervisor" if row["restarts"] else "",
         )
 
 

@@ -107,6 +107,11 @@ class Child:
                 return None
         return self._pid if self.poll() is None else None
 
+    @property
+    def known_pid(self) -> int | None:
+        """The command's process id as it was last known, also once it is gone."""
+        return self._pid
+
     def poll(self) -> int | None:
         """The command's exit code (128 + n when signal n ended it), None while it runs."""
         return self._shell.poll()

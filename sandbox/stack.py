@@ -117,13 +117,13 @@ class Servers:
                 )
             )
 
-    def dead(self) -> list[str]:
-        """Which of them ended by itself."""
-        return [
-            name
+    def dead(self) -> dict[str, int]:
+        """Which of them ended by itself, with its exit code."""
+        return {
+            name: code
             for name, server in (("kafka", self.kafka), ("postgres", self.postgres))
-            if server and server.poll() is not None
-        ]
+            if server and (code := server.poll()) is not None
+        }
 
     def pids(self) -> dict[str, int | None]:
         """Process ids of what was started here; None while it is down."""

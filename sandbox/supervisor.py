@@ -9,10 +9,11 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,19 @@ def pause_seconds(failures: int, code: int) -> float:
     return min(_LONGEST_PAUSE_SECONDS, _FIRST_PAUSE_SECONDS * 2.0 ** (failures - 1))
 
 
-class Keeper:
-    """Keeps one process running until told to end it."""
+def ended(code: int) -> str:
+    """An exit code in words; 128 + n: by signal n."""
+    try:
+        return f"was ended by {signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"ended with exit code {code}"
 
-    def __init__(self, process: Process, log: Path) -> None:
-        self.process, self._log = process, log
+
+class Keeper:
+    """Keeps one process running until told to end it. say: hears a line each time it ends by itself."""
+
+    def __init__(self, process: Process, log: Path, say: Say = quiet) -> None:
+        self.process, self._log, self._say = process, log, say
         self._child: Child | None = None
         self._phase: Phase = "starting"
         self._restarts, self._failures, self._since = 0, 0, time.time()
@@ -108,8 +117,12 @@ class Keeper:
             lived = time.time() - self._since
             self._failures = 1 if lived > _STEADY_SECONDS else self._failures + 1
             self._child.ask_to_stop()  # releases the pipe; the watcher goes with it
+            pid = self._child.known_pid or "unknown"
             self._phase, self._left = "waiting", code
-            await asyncio.sleep(pause_seconds(self._failures, code))  # who keeps failing starts less often
+            pause = pause_seconds(self._failures, code)
+            again = f"starts again in {pause:.1f} s" if pause else "starts again at once"
+            self._say(f"{self.process.name} (process {pid}) {ended(code)} after {lived:.0f} s; {again}")
+            await asyncio.sleep(pause)  # who keeps failing starts less often
             self._restarts += 1
             self._launch()
 
@@ -130,10 +143,15 @@ class Sandbox:
         self.folder, self.stack, self.servers, self.skew = folder, stack, servers, skew
         logs = folder / "logs"
         logs.mkdir(exist_ok=True)
-        self.keepers = {process.name: Keeper(process, logs / f"{process.name}.log") for process in processes}
+        self.note = partial(note, logs / "supervisor.log")
+        self.keepers = {
+            process.name: Keeper(process, logs / f"{process.name}.log", self.note) for process in processes
+        }
         self.doors = {process.name: process.door for process in processes}
         self._tending: list[asyncio.Task[None]] = []
-        self._revived, self._since = Counter[str](), time.time()
+        self._revived, self._reviving = Counter[str](), ""
+        self._since, self._left = defaultdict[str, float](time.time), dict[str, int]()
+        self._since |= dict.fromkeys(servers.pids(), time.time())
 
     def pids(self) -> dict[str, int]:
         """Process ids by name, servers too, of what runs now."""
@@ -154,7 +172,7 @@ class Sandbox:
             keeper.start()
         self._tending = [
             asyncio.create_task(self._revive()),
-            asyncio.create_task(keep_months(upkeep(self.stack), lambda line: print(line, file=sys.stderr))),
+            asyncio.create_task(keep_months(upkeep(self.stack), self.note)),
         ]
 
     async def stop(self) -> None:
@@ -168,10 +186,11 @@ class Sandbox:
         servers = [
             Seen(
                 name=name,
-                phase="running" if pid else "waiting",
+                phase="starting" if name == self._reviving else "running" if pid else "waiting",
                 pid=pid,
                 restarts=self._revived[name],
-                since=self._since,
+                since=self._since[name],
+                left=self._left.get(name),
             )
             for name, pid in self.servers.pids().items()
         ]
@@ -183,13 +202,24 @@ class Sandbox:
         while True:
             await asyncio.sleep(_LOOK_SECONDS * 10 + pause_seconds(failures, 0))
             try:
-                for name in self.servers.dead():
+                for name, code in self.servers.dead().items():
+                    if name != self._reviving:  # else it is tried once more
+                        lived = time.time() - self._since[name]
+                        self.note(f"{name} {ended(code)} after {lived:.0f} s; starts again now")
+                    self._reviving, self._left[name], self._since[name] = name, code, time.time()
                     await asyncio.to_thread(self.servers.revive, name)
                     self._revived[name] += 1
+                    self._reviving = ""
                 failures = 0
             except RuntimeError as error:
                 failures += 1
-                sys.stderr.write(f"{error}\n")
+                self.note(f"{error}; tries again in {_LOOK_SECONDS * 10 + pause_seconds(failures, 0):.1f} s")
+
+
+def note(log: Path, line: str) -> None:
+    """Write down what happened and when: ./canbao logs supervisor."""
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
 
 
 @asynccontextmanager

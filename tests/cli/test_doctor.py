@@ -117,6 +117,22 @@ def test_a_process_that_does_not_answer_is_a_finding(tmp_path: Path) -> None:
     assert "silent" in said
 
 
+def test_a_process_that_was_started_again_is_said_and_where_to_look(tmp_path: Path) -> None:
+    with socket.socket() as door, hold(tmp_path):
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        seen = Seen(
+            name="billing", phase="running", pid=os.getpid(), restarts=2, since=0.0, left=137,
+            door=f"127.0.0.1:{door.getsockname()[1]}",
+        )  # fmt: skip
+        state = State(pid=os.getpid(), phase="ready", said=[], processes=[seen])
+        (tmp_path / "state.json").write_bytes(encode(state))
+        _, wrong, said = findings(tmp_path)
+    assert "billing" not in wrong
+    assert "! billing" in said
+    assert "./canbao logs billing (it left with 137); ./canbao logs supervisor" in said
+
+
 @pytest.fixture
 def up(broker: Stack, stack: Stack, tmp_path: Path) -> Path:
     """A folder that seems to be up, over the tests' broker."""

@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,7 @@ def test_who_keeps_dying_waits_longer_each_time(failures: int, code: int, second
 
 async def test_a_killed_process_comes_back_where_it_was(tmp_path: Path) -> None:
     ports = Ports(tmp_path)
+    said: list[str] = []
     settings = tmp_path / "mail.toml"
     write_private(settings, msgspec.toml.encode({"listen": ports.door("smtp"), "http": ports.door("mail")}))
     keeper = Keeper(
@@ -55,6 +58,7 @@ async def test_a_killed_process_comes_back_where_it_was(tmp_path: Path) -> None:
             takes_argument=True,
         ),
         tmp_path / "mail.log",
+        said.append,
     )
     keeper.start()
     try:
@@ -64,6 +68,8 @@ async def test_a_killed_process_comes_back_where_it_was(tmp_path: Path) -> None:
 
         assert await running_pid(keeper, other_than=first) != first
         assert keeper.seen().restarts == 1
+        (line,) = said
+        assert re.fullmatch(rf"mail \(process {first}\) was ended by SIGKILL after \d+ s; .* in 0.5 s", line)
     finally:
         await keeper.stop()
     assert not await answers(keeper.process.door, "")
@@ -117,6 +123,29 @@ def test_up_brings_everything_and_a_killed_supervisor_takes_everything_along(pla
 
     until(lambda: not any(process.is_running() for process in processes), "the end of everything", 30)
     assert canbao(place, "status").returncode == 3
+
+
+@pytest.mark.timeout(120)
+def test_a_server_that_was_killed_is_shown_as_starting_and_then_as_young(place: Path) -> None:
+    assert canbao(place, "up").returncode == 0
+    (before,) = [row for row in status(place)["processes"] if row["name"] == "kafka"]
+    seen = []
+
+    os.kill(before["pid"], signal.SIGKILL)
+    killed = time.time()
+
+    def is_back() -> bool:
+        (row,) = [row for row in status(place)["processes"] if row["name"] == "kafka"]
+        seen.append((time.time() - killed, row))
+        return bool(row["restarts"])
+
+    until(is_back, "kafka", 30)
+    now = seen[-1][1]
+    assert (now["phase"], now["left"]) == ("running", 128 + signal.SIGKILL)
+    assert now["seconds"] <= seen[-1][0] + 1
+    late = [row for after, row in seen[:-1] if after > 1.5]
+    assert not [row for row in late if row["answers"] or row["phase"] == "running"]
+    assert "kafka was ended by SIGKILL after" in canbao(place, "logs", "supervisor").stdout
 
 
 def canbao(place: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
