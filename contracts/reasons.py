@@ -66,6 +66,12 @@ class Reason(Enum):
         "校准时钟后重新签名",
         "set the clock right and sign again",
     )
+    TIME_IN_FUTURE = (
+        "时间晚于当前业务时间",
+        "the time lies ahead of the business clock",
+        "按业务时间填写，各答复的 answered_at 即业务时间",
+        "write a time of the business clock, which every answer shows as answered_at",
+    )
     SECRET_IN_MESSAGE = (
         "消息含有密码类或明文个人信息",
         "the message carries a secret or a clear personal number",
@@ -198,6 +204,12 @@ class Reason(Enum):
         "let another officer decide",
     )
     # Bills and payment
+    CHANNEL_REF_TAKEN = (
+        "渠道流水号已用于另一笔款项",
+        "this transaction number names another payment already",
+        "核对流水号；另一笔款项须用自己的流水号",
+        "find out which payment is true; another one needs a number of its own",
+    )
     PAY_TIME_UNPROVEN = (
         "缴费时间待核实",
         "the pay time lies in the collection window, but it was reported a day or more after the window closed",

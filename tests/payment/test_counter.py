@@ -77,7 +77,7 @@ async def test_one_number_for_two_people_in_one_batch_counts_once(world: World) 
 
     await world.when(reported(world, LI_NA), reported(world, WANG_JUN, request_id="another"), by="bank")
 
-    assert sorted(reason_of(answer) for answer in world.answers) == ["", "IDEMPOTENCY_CONFLICT"]
+    assert sorted(reason_of(answer) for answer in world.answers) == ["", "CHANNEL_REF_TAKEN"]
 
 
 async def test_one_number_for_two_payments_is_refused(world: World) -> None:
@@ -86,7 +86,7 @@ async def test_one_number_for_two_payments_is_refused(world: World) -> None:
 
     await world.when(reported(world, WANG_JUN, request_id="another"), by="bank")
 
-    assert [reason_of(answer) for answer in world.answers] == ["IDEMPOTENCY_CONFLICT"]
+    assert [reason_of(answer) for answer in world.answers] == ["CHANNEL_REF_TAKEN"]
     assert await status_of(world, WANG_JUN) == ("DUE", False)
 
 

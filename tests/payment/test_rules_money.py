@@ -218,7 +218,7 @@ SOMEBODY = Identity(name="王伟", id_number=LI_NA_CARD.id_number)
         (reported(), DUE_400, LI_NA_CARD, None),
         (reported(), LOCKED, LI_NA_CARD, None),  # money in hand wins over an order that nobody has paid
         (reported(paid_at=NOW + timedelta(minutes=5)), DUE_400, LI_NA_CARD, None),
-        (reported(paid_at=NOW + timedelta(minutes=6)), DUE_400, LI_NA_CARD, Reason.CLOCK_SKEW),  # I26
+        (reported(paid_at=NOW + timedelta(minutes=6)), DUE_400, LI_NA_CARD, Reason.TIME_IN_FUTURE),  # I26
         (reported(paid_at=at("2024-09-30T23:59:59+08:00")), DUE_400, LI_NA_CARD, Reason.WINDOW_CLOSED),  # B11
         (reported(paid_at=at("2024-10-01T00:00:00+08:00")), DUE_400, LI_NA_CARD, None),
         (reported(), WAIVED, LI_NA_CARD, Reason.BILL_NOT_PAYABLE),
@@ -347,4 +347,5 @@ def test_the_bank_hears_the_same_answer_each_time() -> None:
 
 def test_one_number_for_two_payments_is_a_conflict() -> None:
     refusal = money.conflict(reported(amount_fen=1), BEFORE)
-    assert (refusal.code, refusal.field) == ("IDEMPOTENCY_CONFLICT", "channel_ref")
+    assert (refusal.code, refusal.field) == ("CHANNEL_REF_TAKEN", "channel_ref")
+    assert "request" not in refusal.todo_en

@@ -166,7 +166,9 @@ def decide(
     Source: S3:19, S3:31 (E4). Without the case nothing else can be judged, so its guard comes early.
     """
     if command.decided_at > now + CLOCKS_DIFFER:
-        return refused(Reason.CLOCK_SKEW, field="decided_at", got=command.decided_at.isoformat())
+        expected = f"at most {(now + CLOCKS_DIFFER).isoformat()}"
+        got = command.decided_at.isoformat()
+        return refused(Reason.TIME_IN_FUTURE, field="decided_at", expected=expected, got=got)
     if command.decision not in (_A.APPROVE, _A.RETURN, _A.REJECT):
         expected = "APPROVE, RETURN or REJECT"
         return refused(Reason.SCHEMA_INVALID, field="decision", expected=expected, got=command.decision)

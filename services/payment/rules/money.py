@@ -213,7 +213,7 @@ def judge(
     cover can still begin in its year.
     """
     if command.paid_at > now + AHEAD:
-        return Misfits(Reason.CLOCK_SKEW)
+        return Misfits(Reason.TIME_IN_FUTURE)
     window = in_force(due.region_code, due.insurance_year).window
     paid_on, heard_on = command.paid_at.astimezone(CHINA).date(), now.astimezone(CHINA).date()
     if paid_on < window.opens or too_late(due, command.paid_at):
@@ -258,7 +258,7 @@ def answer(receipt: Receipt) -> dict[str, str]:
 def conflict(command: ReportPayment, receipt: Receipt) -> Refused:
     """One number, two payments: the second is not counted, and the bank must find out which is true."""
     return refused(
-        Reason.IDEMPOTENCY_CONFLICT,
+        Reason.CHANNEL_REF_TAKEN,
         field="channel_ref",
         rule="a transaction number names one payment for ever",
         expected=f"{receipt.amount_fen} fen for {receipt.obligation_id}",
