@@ -97,7 +97,8 @@ def schema_of(message: MessageType) -> dict[str, Any]:
 
 def sample_of(message: MessageType) -> Any:
     """One message of the type, always the same, with plausible values in every field."""
-    return _sample(inspect.type_info(message.struct), "")
+    made: dict[str, Any] = _sample(inspect.type_info(message.struct), "")
+    return made | _OF_TYPE.get(message.name, {})
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
@@ -265,17 +266,17 @@ _VALUES: dict[str, Any] = _IDS | {
     "journey": _IDS["enrollment_id"].replace("-", ""),
     "region_code": "990100",
     "insurance_year": 2025,
-    "scheme": "resident",
-    "category": "adult",
+    "scheme": "RESIDENT",
+    "category": "ordinary",
     "channel_code": "wechat",
     "channel_ref": "4200002024110501",
-    "policy": "demo-2025",
-    "item": "personal",
+    "policy": "demo-2025/1",
+    "item": "RESIDENT_MEDICAL_ANNUAL",
     "name_masked": "李*",
     "to_masked": "138****0001",
     "box": "AAECAwQFBgcICQoLDA0ODw==",
     "name": "李娜",
-    "id_number": "990100199001010014",
+    "id_number": "990100199203152625",
     "phone": "13800000001",
     "email": "li.na@example.cn",
     "id_kind": "RESIDENT_ID",
@@ -319,9 +320,15 @@ _SEALS = {
     "for_notify": ("notify", "enrollment"),
 }
 _TEXTS = {
-    "categories": "low_income",
+    "categories": "student",
     "reasons": "PHOTO_UNREADABLE",
     "explanation": "居民个人缴费标准 400.00 元",
+}
+# Where a field means something else, or nothing, in this type.
+_OF_TYPE: dict[str, dict[str, Any]] = {
+    "any.message_parked.v1": {"reason": "HANDLER_FAILED"},
+    "any.redrive.v1": {"reason": "HANDLER_FAILED"},
+    "enrollment.review_decision.v1": {"reasons": []},
 }
 
 
@@ -349,7 +356,7 @@ def _scalar(kind: inspect.Type, name: str) -> Any:
         case inspect.DateType():
             return {"starts_on": "2025-01-01", "ends_on": "2025-12-31"}.get(name, "2025-03-31")
         case inspect.BoolType():
-            return False
+            return name == "retryable"  # BILL_NOT_FOUND is
         case inspect.IntType():
             return known if isinstance(known, int) else 40000 if name == "fen" or name.endswith("_fen") else 1
         case inspect.StrType():

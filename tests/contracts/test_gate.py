@@ -1,13 +1,17 @@
 """Is what partners built upon still true?"""
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from cli.contracts import Change, compare, findings, freeze, message_types, sample_of, schema_of
+from cli.contracts import FOLDER, Change, compare, findings, freeze, message_types, sample_of, schema_of
+from contracts.enrollment import Registration, ReviewDecision, SubmitEnrollment
+from contracts.partners import PARTNERS
+from services.enrollment.rules import applications, people
 
 BILL = {
     "$ref": "#/$defs/Bill",
@@ -126,6 +130,35 @@ def test_every_sample_says_the_same_after_it_was_read() -> None:
         text = json.dumps(sample_of(message))
         read = msgspec.json.decode(text, type=message.struct)
         assert json.loads(msgspec.json.encode(read)) == json.loads(text), message.name
+
+
+def test_every_frozen_sample_is_the_one_that_would_be_made_today() -> None:
+    assert [
+        name for name, message in message_types().items()
+        if json.loads((FOLDER / "samples" / f"{name}.json").read_text()) != sample_of(message)
+    ] == []  # fmt: skip
+
+
+def test_the_sample_of_an_application_would_be_taken_and_its_review_would_approve_it() -> None:
+    types = message_types()
+    application = msgspec.convert(sample_of(types["enrollment.submit_enrollment.v1"]), SubmitEnrollment)
+    decision = msgspec.convert(sample_of(types["enrollment.review_decision.v1"]), ReviewDecision)
+    now = decision.decided_at
+    applied = applications.apply(
+        application, channel=PARTNERS["wechat"], person_known=True, live=None,
+        enrollment_id=decision.enrollment_id, now=now, today=now.date(),
+    )  # fmt: skip
+    assert isinstance(applied, applications.Applied)
+    decided = applications.decide(decision, applied.enrollment, agency=PARTNERS["990100"], now=now)
+    assert isinstance(decided, applications.Approved)
+    assert (decision.reasons, bool(decision.categories)) == ([], True)
+
+
+def test_the_sample_of_a_registration_would_be_taken() -> None:
+    asked = msgspec.convert(sample_of(message_types()["sealed.registration.v1"]), Registration)
+    assert people.register(
+        asked, region_code="990100", channel=PARTNERS["wechat"], holder=None, today=date(2024, 11, 5)
+    ) == people.Registered(asked)
 
 
 def test_a_broken_promise_is_found_and_not_overwritten(tmp_path: Path) -> None:
