@@ -15,6 +15,7 @@ from msgspec import Struct, field
 from cli.history import listen
 from cli.whose import Request, Scope, resolve
 from contracts.message import contract_of
+from contracts.partners import PARTNERS
 from contracts.payment import FundsUnmatched, PaymentSettled
 from contracts.reasons import Reason
 from contracts.topics import SERVICES
@@ -29,6 +30,7 @@ _ACCOUNTS = {
     2202: "应缴基金 2202 premiums",
     2203: "待处理款项 2203 suspense",
 }
+_ASKED = {"channel": "渠道请求", "agency": "机构决定", "operator": "运维指令"}
 _POSTED = {contract_of(PaymentSettled).type, contract_of(FundsUnmatched).type}
 _ONE_TRANSACTION = timedelta(seconds=30)  # an entry and the fact about it are named in one
 _ENROLLMENTS = """
@@ -233,7 +235,7 @@ async def _registered(db: asyncpg.Connection, scope: Scope) -> tuple[list[Entry]
             kind="fact",
             zh="已登记",
             en="registered",
-            details="；".join(filter(None, (row["name_masked"], f"统筹区 {row['region_code']}"))),
+            details="；".join(filter(None, (row["name_masked"], f"统筹区 region {row['region_code']}"))),
             id=row["person_id"],
         )
         for row in rows
@@ -286,7 +288,7 @@ def _request(partner: str, command: str, outcome: str, at: datetime, order: int,
         order=order,
         service=command.partition(".")[0],
         kind="command",
-        zh="渠道请求",
+        zh=_ASKED[PARTNERS[partner].kind],
         en=command.split(".")[1].replace("_", " "),
         details=f"{partner} → {outcome}",
         id=id,

@@ -29,6 +29,7 @@ _KINDS = {
     "notification": "select person_id, journey::uuid, '' from notify.notification"
     " where notification_id = $1::uuid",
 }
+_VERSION = f"{_KINDS['bill']} and version::text = $2"
 _TRANSACTION = """
 with taken as (select order_id, obligation_id from payment.receipt
                where channel_code = any($2::text[]) and channel_ref = $1)
@@ -75,10 +76,12 @@ class Scope(Struct, kw_only=True):
 
 async def resolve(connections: list[asyncpg.Connection], wanted: str) -> Scope | None:
     """What the id leads to; None: nobody knows it. connections: one for each of SERVICES, as the auditor."""
-    db, text = connections[0], wanted.lower().partition("/")[0]
+    db, (text, slash, version) = connections[0], wanted.lower().partition("/")
     if not UUID.fullmatch(text):
         rows = await db.fetch(_TRANSACTION, wanted, list(PARTNERS))
         return _scope("transaction", rows) or await _request(connections, wanted)
+    if slash:
+        return _scope("bill", await db.fetch(_VERSION, text, version)) or await _request(connections, wanted)
     for kind, sql in _KINDS.items():
         if rows := await db.fetch(sql, text):
             return _scope(kind, rows)

@@ -97,7 +97,7 @@ WORDS: Mapping[type[Struct], Words] = {
     ),
     enrollment.EnrollmentRejected: Words("不予参保", "rejected", "turned_down", (*_CASE, "reasons")),
     enrollment.CoverageWaiting: Words(
-        "待遇等待期", "cover waits", "", (*_CASE, "starts_on", "ends_on", "because")
+        "待遇待生效", "cover set", "", (*_CASE, "starts_on", "ends_on", "because")
     ),
     enrollment.CoverageActivated: Words("待遇生效", "covered", "covered", (*_CASE, "starts_on", "ends_on")),
     billing.BillIssued: Words(
@@ -129,53 +129,59 @@ WORDS: Mapping[type[Struct], Words] = {
 }
 # What a partner was told. Of a refusal neither what was expected nor what came is kept.
 _ANSWERS: Mapping[type[Answer], Words] = {
-    Accepted: Words("已受理渠道请求", "request accepted", "", ("command", "partner", "request_id")),
+    Accepted: Words("已受理请求", "request accepted", "", ("command", "partner", "request_id")),
     Rejected: Words(
-        "未受理渠道请求", "request refused", "", ("command", "partner", "request_id", "reason", "field")
+        "未受理请求", "request refused", "", ("command", "partner", "request_id", "reason", "field")
     ),
 }
 BY_TYPE: Mapping[str, Words] = {
     **{contract_of(fact).type: words for fact, words in WORDS.items()},
     **{ANSWER_TYPES[answer]: words for answer, words in _ANSWERS.items()},
 }
+_PERSONAL = re.compile(r"\d{17}[\dXx]|1\d{10}")  # an ID number, a phone
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_LABELS = {
-    "region_code": "统筹区",
-    "scheme": "险种",
-    "insurance_year": "年度",
-    "channel_code": "渠道",
-    "categories": "类别",
-    "reasons": "原因",
-    "reason": "原因",
-    "starts_on": "起",
-    "ends_on": "止",
-    "because": "依据",
-    "version": "版本",
-    "due_fen": "应缴",
-    "subsidy_fen": "财政补助",
-    "category": "类别",
-    "closes_on": "缴费截止",
-    "policy": "政策",
-    "paid_fen": "实缴",
-    "amount_fen": "金额",
-    "paid_at": "支付时间",
-    "channel_ref": "渠道流水号",
-    "template": "模板",
-    "road": "方式",
-    "to_masked": "发往",
-    "attempts": "次数",
-    "service": "服务",
-    "parked_id": "编号",
-    "type": "消息类型",
-    "source": "来源",
-    "operator": "操作员",
-    "failures": "失败",
-    "handled": "处理",
-    "command": "请求",
-    "partner": "渠道",
-    "request_id": "请求号",
-    "field": "字段",
+LABELS: Mapping[str, tuple[str, str]] = {
+    "region_code": ("统筹区", "region"),
+    "scheme": ("险种", "scheme"),
+    "insurance_year": ("年度", "year"),
+    "channel_code": ("渠道", "channel"),
+    "categories": ("类别", "categories"),
+    "reasons": ("原因", "reasons"),
+    "reason": ("原因", "reason"),
+    "starts_on": ("起", "from"),
+    "ends_on": ("止", "to"),
+    "because": ("依据", "because"),
+    "version": ("版本", "version"),
+    "due_fen": ("应缴", "due"),
+    "subsidy_fen": ("财政补助", "subsidy"),
+    "category": ("类别", "category"),
+    "closes_on": ("缴费截止", "closes"),
+    "policy": ("政策", "policy"),
+    "paid_fen": ("实缴", "paid"),
+    "amount_fen": ("金额", "amount"),
+    "paid_at": ("支付时间", "paid at"),
+    "channel_ref": ("渠道流水号", "transaction"),
+    "template": ("模板", "template"),
+    "road": ("方式", "road"),
+    "to_masked": ("发往", "to"),
+    "attempts": ("次数", "attempts"),
+    "service": ("服务", "service"),
+    "parked_id": ("编号", "number"),
+    "type": ("消息类型", "type"),
+    "source": ("来源", "source"),
+    "operator": ("操作员", "operator"),
+    "failures": ("失败", "failures"),
+    "handled": ("处理", "handled"),
+    "command": ("请求", "command"),
+    "partner": ("发送方", "partner"),
+    "request_id": ("请求号", "request"),
+    "field": ("字段", "field"),
 }
+
+
+def is_personal(wanted: str) -> bool:
+    """Whether somebody looks for an ID number or a phone: those are stored sealed and find nobody."""
+    return _PERSONAL.fullmatch(wanted.strip()) is not None
 
 
 def person(fact: enrollment.PersonRecorded, sequence: int, time: str) -> Person:
@@ -253,7 +259,7 @@ def details(type_name: str, about: Mapping[str, Any]) -> str:
         for name in (words.shown if words else about)
         if about.get(name) not in ("", [], None)
     )
-    return "；".join(f"{_LABELS.get(name, name)} {shown(name, value)}" for name, value in told)
+    return "；".join(f"{' '.join(LABELS.get(name, (name,)))} {shown(name, value)}" for name, value in told)
 
 
 def shown(name: str, value: Any) -> str:

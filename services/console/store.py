@@ -59,17 +59,19 @@ class Counts(Struct, frozen=True):
     redriven: dict[str, int]
 
 
-# ce_id is the primary key and begins with the system time in milliseconds: a minute is a range of it.
-_LATELY = """
-select type, count(*) from step where ce_id >=
-(lpad(to_hex((extract(epoch from now() - interval '60 s') * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
-group by 1"""
+# The primary keys begin with the system time in milliseconds: a minute is a range of them.
+_MINUTE_AGO = """
+(lpad(to_hex((extract(epoch from now() - interval '60 s') * 1000)::bigint), 12, '0')
+ || repeat('0', 20))::uuid"""
+_LATELY = f"""
+select type, count(*) from step where ce_id >= {_MINUTE_AGO} group by 1
+union all select $1, count(*) from person where person_id >= {_MINUTE_AGO}"""  # noqa: S608 -- ours
 
 
 async def counts(db: Reads) -> Counts:
     """Now. Costs a few rows for each type and partition, and the last minute's steps."""
     tallies = await db.fetch("select topic, type, sum(facts)::bigint from tally group by 1, 2")
-    lately = await db.fetch(_LATELY)
+    lately = await db.fetch(_LATELY, contract_of(PersonRecorded).type)
     people = await db.fetch("select count(*) from person")
     facts, parked, redriven = Counter[str](), Counter[str](), Counter[str]()
     for topic, type_name, number in tallies:
@@ -111,9 +113,11 @@ async def timeline(db: Reads, wanted: str) -> Timeline | None:
     """
     if not wanted.isprintable() or len(wanted) > LONGEST_ID:
         return None
-    text = wanted.strip().lower().partition("/")[0]
+    text, slash, version = wanted.strip().lower().partition("/")
     if not _UUID.fullmatch(text):
         return await _journeys(db, "transaction", "channel_ref = $1", wanted.strip())
+    if slash:
+        return await _journeys(db, "bill", f"{_BY_ID['bill']} and about->>'version' = $2", text, version)
     people = await _people(db, [text])
     if people:
         return await _steps(db, "person", _BY_ID["person"], text)
@@ -124,16 +128,19 @@ async def timeline(db: Reads, wanted: str) -> Timeline | None:
     return None
 
 
-async def _journeys(db: Reads, kind: str, where: str, value: str) -> Timeline | None:
-    rows = await db.fetch(f"select distinct journey from step where {where} limit 100", value)  # noqa: S608 -- one of ours
+async def _journeys(db: Reads, kind: str, where: str, value: str, *more: str) -> Timeline | None:
+    rows = await db.fetch(  # where: one of ours
+        f"select distinct journey from step where {where} limit 100",  # noqa: S608
+        value, *more,
+    )  # fmt: skip
     journeys = [row[0] for row in rows if row[0]]
     if journeys:
         return await _steps(db, kind, "journey = any($1::text[])", journeys)
-    return await _steps(db, kind, where, value) if rows else None
+    return await _steps(db, kind, where, value, *more) if rows else None
 
 
-async def _steps(db: Reads, kind: str, where: str, value: Any) -> Timeline:
-    rows = await db.fetch(f"{STEPS.select} where {where} {_IN_ORDER} limit {MOST_STEPS + 1}", value)
+async def _steps(db: Reads, kind: str, where: str, value: Any, *more: str) -> Timeline:
+    rows = await db.fetch(f"{STEPS.select} where {where} {_IN_ORDER} limit {MOST_STEPS + 1}", value, *more)
     steps = [STEPS.of(row) for row in rows]
     ids = {step.person_id for step in steps if step.person_id} | ({value} if kind == "person" else set())
     return Timeline(kind, steps[:MOST_STEPS], await _people(db, sorted(ids)), len(steps) > MOST_STEPS)

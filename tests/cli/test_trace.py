@@ -123,7 +123,7 @@ async def test_amounts_are_yuan_and_times_are_chinese(year: Year) -> None:
         "借 debit 渠道待清算 1002 clearing 400.00元",
         "贷 credit 应缴基金 2202 premiums 400.00元",
     ]
-    assert any("支付时间 2024-12-20 12:00:00+08:00" in entry.details for entry in found.entries)
+    assert any("支付时间 paid at 2024-12-20 12:00:00+08:00" in entry.details for entry in found.entries)
 
 
 @pytest.mark.parametrize("columns", [80, 120, 150, 200])
@@ -189,6 +189,29 @@ async def test_another_persons_year_is_not_told(year: Year) -> None:
     assert await find(year.stack, "4200-nobody") is None
 
 
+@pytest.mark.parametrize("heard", ["just now", "two months ago"])
+async def test_a_version_that_a_bill_does_not_have_is_known_to_nobody(year: Year, heard: str) -> None:
+    if heard == "two months ago":
+        await year.remember()
+    for version in ("2", "x", "", "01"):
+        assert await find(year.stack, f"{year.obligation}/{version}") is None, version
+    assert await find(year.stack, f"{year.person}/1") is None
+
+
+async def test_who_asked_is_called_what_he_is(year: Year) -> None:
+    row = {"request_id": "r-7", "digest": b"", "key": year.person}
+    await year.put(
+        "enrollment.request", partner="990100", command="enrollment.review_decision.v1", **row
+    )
+    await year.put("enrollment.request", partner="operators", command="any.resume.v1", **row)
+    await year.put("payment.request", partner="wechat", command="payment.start_payment.v1", **row)
+    found = await told(year, "r-7")
+    asked = {(entry.zh, entry.en) for entry in found.entries if entry.kind == "command"}
+    assert asked == {
+        ("机构决定", "review decision"), ("运维指令", "resume"), ("渠道请求", "start payment"),
+    }  # fmt: skip
+
+
 async def test_it_is_quick(year: Year) -> None:
     await year.remember()
     await year.db.execute(
@@ -202,7 +225,7 @@ async def test_it_is_quick(year: Year) -> None:
     assert time.monotonic() - began < 2
 
 
-def canbao(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def canbao(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "cli", *arguments],
         capture_output=True,
@@ -210,7 +233,7 @@ def canbao(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=ROOT,
         check=False,
         timeout=50,
-        env={**os.environ, "CANBAO_DATA": str(folder)},
+        env={**os.environ, "CANBAO_DATA": str(folder), **settings},
     )
 
 
@@ -221,8 +244,11 @@ async def test_the_verbs_speak_in_lines_and_exit_codes(year: Year, tmp_path: Pat
     shown = canbao(tmp_path, "trace", year.person)
     assert shown.returncode == 0
     assert "400.00元" in shown.stdout
+    narrow = canbao(tmp_path, "trace", year.person, COLUMNS="150")
     found = json.loads(canbao(tmp_path, "trace", year.order, "--json").stdout)
     assert found["journeys"] == [year.journey]
+    ids = [each["id"] for each in (*found["states"], *found["entries"])]
+    assert [id for id in ids if id not in narrow.stdout] == []  # none is cut where it goes into a pipe
     for wanted, code, word in (
         (uuid7(), 1, "no service knows"),
         ("a b", 2, "is no id"),

@@ -83,7 +83,37 @@ async def test_a_search_leads_to_the_timeline(database: Database) -> None:
         assert page.count("<tr>") == 8
         assert "王*芳" in page
         assert "2024-12-20 12:04:00" in page
-        assert "应缴 120.00元" in page
+        assert "应缴 due 120.00元" in page
+
+
+async def test_a_version_that_a_bill_does_not_have_is_not_found(database: Database) -> None:
+    wang = Citizen()
+    async with listening(database) as console:
+        await console.hear(*wang.facts())
+    async with browsing(database.url("console")) as session:
+        for version, status in (("1", 200), ("2", 404), ("x", 404), ("", 404)):
+            assert (await text_of(session, f"/timeline/{wang.obligation}/{version}"))[0] == status, version
+        assert (await text_of(session, f"/timeline/{wang.person}/1"))[0] == 404
+
+
+async def test_an_id_number_is_refused_and_stays_in_no_address(database: Database) -> None:
+    async with browsing(database.url("console")) as session:
+        for path in ("/timeline?id=11010119900307001X", "/timeline/11010119900307001X"):
+            async with session.get(path) as answer:
+                assert (answer.status, answer.url.path, answer.url.query_string) == (400, "/sealed", "")
+                page = await answer.text()
+            assert "stored sealed" in page
+            assert "11010119900307001X" not in page
+        page = (await text_of(session, "/timeline/1101-01"))[1]
+        assert "<title>查无记录" in page
+
+
+async def test_how_many_have_just_registered_is_shown(database: Database) -> None:
+    async with listening(database) as console:
+        await console.hear(*Citizen().facts())
+    async with browsing(database.url("console")) as session:
+        page = (await text_of(session, "/"))[1]
+    assert "<small>registered</small><strong>1</strong><i>+1 / min</i>" in page
 
 
 async def test_what_nobody_has_said_is_not_found(database: Database) -> None:

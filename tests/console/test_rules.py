@@ -113,10 +113,29 @@ def test_values_are_written_for_people(name: str, value: Any, text: str) -> None
 
 
 def test_details_stand_in_the_order_of_the_words_without_what_is_empty() -> None:
-    assert (
-        rules.details(BILL, {"due_fen": 1, "version": 2, "lines": [], "policy": ""}) == "版本 2；应缴 0.01元"
-    )
-    assert rules.details("of.another.v1", {"x": 1, "due_fen": 2}) == "x 1；应缴 0.02元"
+    due = rules.details(BILL, {"due_fen": 1, "version": 2, "lines": [], "policy": ""})
+    assert due == "版本 version 2；应缴 due 0.01元"
+    assert rules.details("of.another.v1", {"x": 1, "due_fen": 2}) == "x 1；应缴 due 0.02元"
+
+
+def test_every_shown_field_has_a_label_in_both_languages() -> None:
+    for words in rules.BY_TYPE.values():
+        for name in words.shown:
+            zh, en = rules.LABELS[name]
+            assert (zh.isascii(), en.isascii(), en != "") == (False, True, True), name
+
+
+def test_cover_that_is_set_does_not_claim_that_somebody_waits() -> None:
+    assert rules.title("enrollment.coverage_waiting.v1") == ("待遇待生效", "cover set")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_personal"),
+    [("11010119900307001X", True), ("110101199003070010", True), (" 13800000001 ", True),
+     ("2024110500017", False), (PLACE.ce_id, False), ("4200002024110501", False)],
+)  # fmt: skip
+def test_an_id_number_or_a_phone_is_known_by_its_look(wanted: str, is_personal: bool) -> None:
+    assert rules.is_personal(wanted) == is_personal
 
 
 def test_a_type_is_called_by_its_words_or_by_itself() -> None:

@@ -13,6 +13,7 @@ from starlette.routing import Route
 from services.chassis.database import connect, is_passing
 from services.console import store
 from services.console.api import pages
+from services.console.rules import is_personal
 
 MOST_AT_ONCE = 4  # connections for readers: the page never takes what the lanes need
 _FILES = {"style.css": "text/css", "live.js": "text/javascript"}
@@ -28,8 +29,10 @@ _HEADERS = {
 
 def routes(database: str) -> list[Route]:
     """GET / (the page), /live (its counts alone), /timeline?id=… (leads to /timeline/…), /timeline/{id}.
+    What looks like an ID number or a phone leads to /sealed, so that no address keeps it.
 
-    404: nobody has said anything about it. 503: the database is away. database: its address, as the console.
+    400: ID numbers and phones find nobody. 404: nobody has said anything about it.
+    503: the database is away. database: its address, as the console.
     """
     turns = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -52,27 +55,37 @@ def routes(database: str) -> list[Route]:
     async def live(_: Request) -> Response:
         return _html(await counted())
 
-    async def search(request: Request) -> Response:
-        wanted = request.query_params.get("id", "").strip()
-        return RedirectResponse(f"/timeline/{quote(wanted, safe='')}" if wanted else "/", 303, _HEADERS)
-
     async def timeline(request: Request) -> Response:
         wanted = request.path_params["id"]
+        if is_personal(wanted):
+            return RedirectResponse("/sealed", 303, _HEADERS)
         async with reading() as db:
             found = await store.timeline(db, wanted)
         return _html(pages.timeline(wanted, found), 404 if found is None else 200)
 
-    async def file(request: Request) -> Response:
-        name = request.url.path.removeprefix("/")
-        return Response(
-            Path(__file__).with_name(name).read_bytes(), headers=_HEADERS, media_type=_FILES[name]
-        )
-
-    found = [("/", home), ("/live", live), ("/timeline", search), ("/timeline/{id:path}", timeline)]
+    found = [("/", home), ("/live", live), ("/timeline/{id:path}", timeline)]
     return [
         *(Route(path, _or_away(page)) for path, page in found),
-        *(Route(f"/{name}", file) for name in _FILES),
+        Route("/timeline", _search),
+        Route("/sealed", _sealed),
+        *(Route(f"/{name}", _file) for name in _FILES),
     ]
+
+
+async def _search(request: Request) -> Response:
+    wanted = request.query_params.get("id", "").strip()
+    if is_personal(wanted):
+        return RedirectResponse("/sealed", 303, _HEADERS)
+    return RedirectResponse(f"/timeline/{quote(wanted, safe='')}" if wanted else "/", 303, _HEADERS)
+
+
+async def _sealed(_: Request) -> Response:
+    return _html(pages.sealed(), 400)
+
+
+async def _file(request: Request) -> Response:
+    name = request.url.path.removeprefix("/")
+    return Response(Path(__file__).with_name(name).read_bytes(), headers=_HEADERS, media_type=_FILES[name])
 
 
 def _or_away(page: pages.Answers) -> pages.Answers:

@@ -52,7 +52,7 @@ def timeline(wanted: str, found: Timeline | None) -> str:
             "only ids of persons, enrollments, bills, orders, transactions, requests and events"
         )
         return _page(
-            wanted,
+            "查无记录 · nothing is known",
             _search(wanted),
             tag(
                 "main", tag("p", f"查无记录 · nothing is known about {wanted}"), tag("p", known, class_="sub")
@@ -65,6 +65,15 @@ def timeline(wanted: str, found: Timeline | None) -> str:
         else []
     )
     return _page(wanted, _search(wanted), tag("main", head, *map(_who, found.people), _steps(found), *more))
+
+
+def sealed() -> str:
+    """Somebody looked for an ID number or a phone; neither is repeated."""
+    said = (
+        "证件号码和手机号只加密保存，查不到任何人；请用本系统的编号 · "
+        "ID numbers and phones are stored sealed and find nobody; give an id of ours"
+    )
+    return _page("canbao", _search(""), tag("main", tag("p", said)))
 
 
 def away() -> str:
@@ -118,7 +127,7 @@ def _stages(counts: Counts) -> Html:
         number, lately = (sum(of.get(name, 0) for name in types) for of in (counts.facts, counts.lately))
         if stage == "parked":
             number -= sum(counts.redriven.values())  # what is still to be repaired
-        rate = "" if stage == "registered" else f"+{lately:,} / min" if lately else "–"
+        rate = f"+{lately:,} / min" if lately else "–"
         cards.append(
             tag(
                 "div",
