@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     or nothing runs. 2: the input makes no sense.
     """
     from contracts.partners import PARTNERS  # noqa: PLC0415 - imported when needed: --help stays instant
+    from contracts.topics import OPERATED  # noqa: PLC0415 - as above
 
     if args.channel not in PARTNERS:
         return _say(f"no such channel: {args.channel}; known: {', '.join(PARTNERS)}")
@@ -87,6 +88,9 @@ def run(args: argparse.Namespace) -> int:
         return _say(str(wrong))
     if not wishes:
         return _say("no command to send: expected a JSON object a line")
+    if stray := next((wish for wish in wishes if not _is_for_somebody(wish)), None):
+        service, known = stray.body["service"], ", ".join(OPERATED)
+        return _say(f"{stray.request_id}: no such service: {service!r}; known: {known}; nothing was sent")
     return asyncio.run(_push(args, wishes))
 
 
@@ -129,6 +133,14 @@ def read_wish(line: str, number: int) -> Wish:
     return Wish(given["type"], str(given.get("key") or body.get(contract.key, "")), str(request_id), body)
 
 
+def _is_for_somebody(wish: Wish) -> bool:
+    """An order that names a service which does not exist is skipped by all: nobody would answer."""
+    from contracts.message import CONTRACTS  # noqa: PLC0415 - as above
+    from contracts.topics import OPERATED  # noqa: PLC0415 - as above
+
+    return CONTRACTS[wish.type].owner != "any" or wish.body.get("service", "") in ("", *OPERATED)
+
+
 async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
     from aiokafka.errors import KafkaError  # noqa: PLC0415 - as above
 
@@ -146,7 +158,7 @@ async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
         return _say(str(error))
     unexpected = 0
     try:
-        async with Parkings.heard(stack, listen=bool(args.tamper)) as parkings:
+        async with Parkings.heard(stack) as parkings:
             for number, wish in enumerate(wishes):
                 if number and args.delay:
                     await asyncio.sleep(args.delay)
@@ -166,17 +178,14 @@ class Parkings:
 
     @classmethod
     @asynccontextmanager
-    async def heard(cls, stack: "Stack", *, listen: bool) -> "AsyncIterator[Parkings]":
+    async def heard(cls, stack: "Stack") -> "AsyncIterator[Parkings]":
         """Listening for as long as the block lasts; every service, since a forged type may be anybody's."""
         from contracts.operations import OPERATIONS  # noqa: PLC0415 - as above
-        from contracts.topics import SERVICES  # noqa: PLC0415 - as above
+        from contracts.topics import OPERATED  # noqa: PLC0415 - as above
         from sandbox.partner import read_topics  # noqa: PLC0415 - as above
 
         parkings = cls()
-        if not listen:
-            yield parkings
-            return
-        topics = [OPERATIONS.format(service=service) for service in SERVICES]
+        topics = [OPERATIONS.format(service=service) for service in OPERATED]
         consumer = await read_topics(stack.kafka("auditor"), topics, from_start=False)
         listening = asyncio.create_task(parkings._listen(consumer))
         try:
@@ -214,7 +223,7 @@ async def _say_once(partner: Any, parkings: Parkings, wish: Wish, args: argparse
     partner.answers[wish.request_id] = answers
     letters = []
     for _ in range(args.repeat):
-        body = encode(_sealed(wish, partner.keys))
+        body = encode(_sealed(wish, partner.who.code, partner.keys))
         letters.append(
             _tampered(partner, wish, body, args.tamper)
             if args.tamper
@@ -259,7 +268,7 @@ def _print(line: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def _sealed(wish: Wish, keys: Any) -> dict[str, Any]:
+def _sealed(wish: Wish, partner: str, keys: Any) -> dict[str, Any]:
     """The body with what was given in clear sealed, as a channel's own software does before anything leaves
     it.
     """
@@ -276,7 +285,9 @@ def _sealed(wish: Wish, keys: Any) -> dict[str, Any]:
         if isinstance(clear, dict) and "box" not in clear:
             try:
                 body[field] = to_builtins(keys.seal(convert(clear, kind), reader=reader, place=place))
-            except (ValidationError, KeyError) as error:
+            except KeyError:  # keys are given out as rights are
+                raise ValueError(f"{wish.request_id}: {partner} may not send {wish.type}") from None
+            except ValidationError as error:
                 raise ValueError(f"{wish.request_id}: {field} can't be sealed: {error}") from None
     return body
 
