@@ -2,11 +2,25 @@
 2.
 """
 
+# ruff: noqa: E402 -- a Ctrl-C while the rest loads ends us quietly
+
+import os
+import signal
+import sys
+
+
+def _end(*_: object) -> None:
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # ./canbao has blocked it meanwhile
+
 import argparse
 import importlib
-import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -104,6 +118,8 @@ def _speak_safely() -> None:
 def _run() -> int:
     """The exit code, whatever ends the verb."""
     try:
+        if signal.getsignal(signal.SIGINT) is _end:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # the verb may have something to end
         code = main(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
@@ -118,6 +134,8 @@ def _run() -> int:
 
 def _leave(code: int) -> NoReturn:
     """Python flushes once more at its end, and complains when nobody reads."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
     try:
         sys.stdout.flush()
     except OSError:

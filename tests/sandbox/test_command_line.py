@@ -1,8 +1,11 @@
 """Is the command line instant, and does wrong input get one clear line?"""
 
+import os
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,24 @@ def test_a_verbs_help_needs_nothing_installed(verb: str) -> None:
 def test_the_locks_name_no_address() -> None:
     for lock in ("requirements.lock", "requirements-dev.lock", "sandbox/kafka.lock"):
         assert "://" not in Path(ROOT / lock).read_text(), lock
+
+
+def test_ctrl_c_while_it_loads_ends_it_quietly() -> None:
+    """At any moment; only what Python does before our first line is not ours."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    said = set()
+    for wait_ms in range(20, 260, 6):
+        begun = subprocess.Popen(
+            [ROOT / "canbao", "status"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+            env={**os.environ, "CANBAO_DATA": "/tmp/canbao-nowhere"},
+        )  # fmt: skip
+        with suppress(subprocess.TimeoutExpired):
+            begun.wait(wait_ms / 1000)
+        begun.send_signal(signal.SIGINT)
+        _, err = begun.communicate()
+        if f'"{ROOT}/canbao"' in err or f'"{ROOT}/cli/' in err or "runpy" in err:
+            said.add(f"after {wait_ms} ms: {err}")
+        else:
+            assert begun.returncode in {3, 130, 1, -signal.SIGINT}
+
+    assert not said
