@@ -153,7 +153,7 @@ def _present(
             ("./canbao verify", "the invariants once more"),
             ("./canbao status", "what runs"),
         ]
-        console = f"http://{sandbox.doors['console']}" if "console" in sandbox.doors else ""
+        console = f"http://{sandbox.doors['console']}" if stays and "console" in sandbox.doors else ""
         final(report, timeline, console, commands, screen.console.print)
     if screen.quiet or not sys.stdout.isatty():
         sys.stdout.write(one_line(report) + "\n")

@@ -182,6 +182,7 @@ def test_a_demo_at_a_terminal_is_seen_by_status_until_it_is_told_to_end(folder: 
         while b"Ctrl-C ends it" not in seen:
             seen += os.read(master, 65536)  # OSError: it has ended before
         status = canbao(folder, "status")
+        assert b"console:" in seen
         demo.send_signal(signal.SIGINT)
         assert demo.wait(60) == 0
     finally:
@@ -191,6 +192,15 @@ def test_a_demo_at_a_terminal_is_seen_by_status_until_it_is_told_to_end(folder: 
 
     assert status.returncode == 0, status.stderr
     assert "payment     running" in status.stdout
+
+
+@pytest.mark.timeout(200)
+def test_a_demo_that_does_not_stay_names_no_address_where_nothing_runs(folder: Path) -> None:
+    ended = canbao(folder, "demo", "--citizens", "3")
+
+    assert ended.returncode == 0
+    assert "./canbao up" in ended.stdout + ended.stderr
+    assert "http://" not in ended.stdout + ended.stderr
 
 
 def said(ended: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
