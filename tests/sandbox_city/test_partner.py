@@ -127,15 +127,18 @@ async def test_who_loses_the_order_to_end_is_told_again(monkeypatch: pytest.Monk
     monkeypatch.setattr(ending, "AGAIN_SECONDS", 0.01)
     told: list[BaseException] = []
 
+    began = asyncio.Event()
+
     async def deaf() -> None:
+        began.set()
         while len(told) < 3:
             try:
-                await asyncio.sleep(60)
+                await asyncio.Event().wait()
             except asyncio.CancelledError as order:
                 told.append(order)
 
     task = asyncio.create_task(deaf())
-    await asyncio.sleep(0)
+    await began.wait()
     await ending.end(task)
 
     assert task.done()
