@@ -1,10 +1,10 @@
 """Is the command line instant, and does wrong input get one clear line?"""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,16 +22,17 @@ def canbao(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([ROOT / "canbao", *arguments], capture_output=True, text=True, check=False)
 
 
-def seconds_of(*arguments: str) -> float:
-    """How long the executable takes."""
-    began = time.perf_counter()
+def cpu_seconds_of(*arguments: str) -> float:
+    """What the executable takes of a processor: what it takes of a quiet machine's time, also on a busy one."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     canbao(*arguments)
-    return time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("up", "--help"), ("nonsense",)])
 def test_an_answer_that_needs_no_work_is_instant(arguments: tuple[str, ...]) -> None:
-    assert min(seconds_of(*arguments) for _ in range(5)) <= HELP_SECONDS
+    assert min(cpu_seconds_of(*arguments) for _ in range(5)) <= HELP_SECONDS
 
 
 def test_help_names_every_verb() -> None:
