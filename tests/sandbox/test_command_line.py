@@ -23,7 +23,7 @@ def canbao(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def cpu_seconds_of(*arguments: str) -> float:
-    """What the executable takes of a processor: what it takes of a quiet machine's time, also on a busy one."""
+    """What the executable takes of a processor: its time on a quiet machine, also on a busy one."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     canbao(*arguments)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
