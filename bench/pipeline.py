@@ -119,7 +119,8 @@ async def outside(world: World, file: Path) -> AsyncIterator[Outside]:
     finally:
         process.stdin.close()
         try:
-            await asyncio.wait_for(process.wait(), 20)
+            async with asyncio.timeout(20):
+                await process.wait()
         except TimeoutError:
             process.kill()
             await process.wait()

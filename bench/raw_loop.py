@@ -148,7 +148,8 @@ class Loop:
             ids = [row[0] for row in await db.fetch("select batch_id from unsent order by batch_id limit 4")]
             if not ids:
                 try:
-                    await asyncio.wait_for(self.fresh.wait(), 0.5)
+                    async with asyncio.timeout(0.5):
+                        await self.fresh.wait()
                 except TimeoutError:
                     pass
                 continue

@@ -79,7 +79,8 @@ async def _follow(shown: "Timeline", *, as_json: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     while not stopped.is_set():
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), _LOOK_SECONDS)
+            async with asyncio.timeout(_LOOK_SECONDS):
+                await stopped.wait()
         found = await _find(shown.id)
         for entry in found.entries if found else ():
             if (entry.kind, entry.id) not in known:

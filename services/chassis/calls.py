@@ -18,6 +18,7 @@ from services.chassis.arrival import Raw, Unreadable
 from services.chassis.batch import Engine
 from services.chassis.database import IDLE_SECONDS
 from services.chassis.door import Busy, Door
+from services.chassis.polling import news
 from services.chassis.subscriptions import Subscriptions
 from services.chassis.telemetry import call_span, log
 from services.chassis.wire import internal
@@ -128,10 +129,7 @@ class Calls:
             while True:
                 self.engine.calls_changed.clear()
                 if not await self._claim():
-                    try:
-                        await asyncio.wait_for(self.engine.calls_changed.wait(), 0.5)
-                    except TimeoutError:
-                        pass
+                    await news(self.engine.calls_changed, 0.5)
         finally:
             for task in self._under_way:
                 task.cancel()

@@ -138,7 +138,8 @@ class Door:
         queue.append((what, done))
         self._work.set()
         try:
-            await asyncio.wait_for(asyncio.shield(done), PATIENCE_SECONDS)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await asyncio.shield(done)
         except TimeoutError:
             queue = self._apart if suspect else self._waiting
             if (what, done) in queue:
@@ -248,7 +249,8 @@ class Door:
         asked = RequestKey(_OF_SOURCE[request.headers["ce-source"]].code, request.path_params["request_id"])
         known = REQUEST_ID.fullmatch(asked.request_id)
         try:
-            stored = await asyncio.wait_for(self.outcomes.look(asked), PATIENCE_SECONDS) if known else None
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                stored = await self.outcomes.look(asked) if known else None
         except TimeoutError:
             return said(503, refused(Reason.UNDER_REPAIR))
         if stored is None:

@@ -362,7 +362,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if not offsets:
             return
         try:
-            await asyncio.wait_for(consumer.commit(offsets), 15)
+            async with asyncio.timeout(15):
+                await consumer.commit(offsets)
         except (KafkaError, IllegalStateError, TimeoutError) as error:
             metrics.commit_failed(self.engine.service, self.name)
             log.warning("offsets_not_committed", group=self.group, error=type(error).__name__)

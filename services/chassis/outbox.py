@@ -21,7 +21,7 @@ from contracts.topics import MAX_MESSAGE_BYTES
 from services.chassis import metrics
 from services.chassis.database import IDLE_SECONDS
 from services.chassis.ids import partition_of, uuid7
-from services.chassis.polling import rest
+from services.chassis.polling import news, rest
 from services.chassis.telemetry import is_sampled, span_of
 
 if TYPE_CHECKING:
@@ -232,11 +232,7 @@ class Relay:
             if count:
                 await asyncio.sleep(rest(began, count))
             else:
-                try:
-                    # another member's batches raise no event here
-                    await asyncio.wait_for(self.memory.fresh.wait(), 0.5)
-                except TimeoutError:
-                    pass
+                await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
 
     async def turn(self, connection: asyncpg.Connection) -> int:
         """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""

@@ -28,6 +28,17 @@ def rest(began: float, count: int, most: int = SMALL) -> float:
     return min(time.monotonic() - began, LONGEST_REST_SECONDS) if 0 < count < min(most, SMALL) else 0.0
 
 
+async def news(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, and no longer than this. asyncio.wait_for of Python 3.11 loses an order to end that
+    comes together with the event: a loop built on it goes on for ever.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass
+
+
 def patiently(subscriber: Any) -> Poll:
     """What a batch subscriber of FastStream does instead of its own `get_msg`.
 

@@ -223,7 +223,8 @@ class Running:
             await Relay(self.name, self.memory, producer).run(db)
         finally:
             try:
-                await asyncio.wait_for(producer.stop(), 5)
+                async with asyncio.timeout(5):
+                    await producer.stop()
             except Exception as error:  # noqa: BLE001 -- what it could not send stands in `unsent`
                 log.warning("producer_not_flushed", error=type(error).__name__)
 

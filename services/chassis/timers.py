@@ -12,6 +12,7 @@ from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.batch import FAILURES_BEFORE_HALVES, Engine
 from services.chassis.database import ATTEMPT_SECONDS, is_broken
 from services.chassis.halt import Halted
+from services.chassis.polling import news
 from services.chassis.telemetry import batch_span
 
 AT_MOST = 1000
@@ -58,10 +59,7 @@ class Timers:
                 await self.sweep(db)
             next_at = await db.fetchval("select min(run_at) from job")
             pause = 1.0 if next_at is None else min(1.0, max(0.0, (next_at - now).total_seconds()))
-            try:
-                await asyncio.wait_for(self.engine.timers_changed.wait(), pause)
-            except TimeoutError:
-                pass
+            await news(self.engine.timers_changed, pause)
 
     async def fire(self, db: asyncpg.Connection, until: datetime) -> int:
         """Run the jobs that are due by an instant, the earliest first. Returns how many; 0: none is left."""
