@@ -385,6 +385,12 @@ def test_every_statement_of_a_transaction_passes_one_of_its_three_methods() -> N
 
 
 def test_nothing_waits_in_a_way_that_loses_an_order_to_end() -> None:
-    wrong = [f"{path}:{call.lineno}" for path in files("services", "cli", "sandbox", "bench")
-             for call in each(path, ast.Call) if called(call) == "wait_for"]  # fmt: skip
-    told(wrong, "asyncio.wait_for of Python 3.11 loses a cancellation that meets its result: asyncio.timeout.")
+    told(
+        (
+            f"{path}:{call.lineno}"
+            for path in files("services", "cli", "sandbox", "bench")
+            for call in each(path, ast.Call)
+            if called(call) == "wait_for"
+        ),
+        "asyncio.wait_for of Python 3.11 loses a cancellation that meets its result: take asyncio.timeout.",
+    )
