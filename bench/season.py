@@ -18,7 +18,8 @@ from msgspec import Struct
 from bench import season_rows as rows
 from contracts.topics import OPERATED, SERVICES
 from sandbox.stack import Servers, Stack, provision_stack
-from services.chassis.outbox import Said, headers
+from services.chassis.outbox import Said
+from services.chassis.relay import headers
 from services.chassis.subscriptions import LANES
 
 FULL, QUICK = 1_000_000, 20_000  # bills

@@ -26,7 +26,7 @@ from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import Keyring, load_keyring
-from services.chassis.outbox import Memory
+from services.chassis.relay import Memory
 from services.chassis.rows import Rows
 from services.chassis.subscriptions import Subscriptions
 from services.chassis.timers import Timers

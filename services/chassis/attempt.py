@@ -56,18 +56,9 @@ class Attempt:
     """One attempt at one batch: the order of its statements is the engine's promise."""
 
     def __init__(
-        self,
-        service: str,
-        db: asyncpg.Connection,
-        keys: Keyring,
-        reader: Reader,
-        arrivals: Sequence[Arrival],
-        seqs: Iterable[int] = (),
-        *,
-        wake: bool = False,
-        closed: bool = False,
-        ask_which: bool = False,
-        floor: str = "",
+        self, service: str, db: asyncpg.Connection, keys: Keyring, reader: Reader,
+        arrivals: Sequence[Arrival], seqs: Iterable[int] = (), *,
+        wake: bool = False, closed: bool = False, ask_which: bool = False, floor: str = "",
     ) -> None:
         self.reader, self.arrivals, self.seqs = reader, arrivals, set(seqs)
         self.wake, self.closed, self.ask_which, self.floor = wake, closed, ask_which, floor
@@ -245,8 +236,5 @@ async def save_progress(tx: Transaction | asyncpg.Connection, lane: str, positio
         'insert into progress as p(lane, topic, partition, "offset")'
         " select $1::text, * from unnest($2::text[], $3::int[], $4::bigint[])"
         ' on conflict (lane, topic, partition) do update set "offset" = excluded."offset"',
-        lane,
-        [t for t, _ in positions],
-        [p for _, p in positions],
-        list(positions.values()),
+        lane, [t for t, _ in positions], [p for _, p in positions], list(positions.values()),
     )

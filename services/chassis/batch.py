@@ -16,8 +16,8 @@ from services.chassis.database import AGAIN, ATTEMPT_SECONDS, is_broken, is_pass
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import SomeSeen, known_requests, refuse
 from services.chassis.keys import Keyring
-from services.chassis.outbox import Memory
 from services.chassis.partitions import inbox_floor
+from services.chassis.relay import Memory
 from services.chassis.telemetry import current_batch, log, masked
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
@@ -133,15 +133,9 @@ class Engine:
                     await self._park(db, arrival, error)
 
     async def _attempt(
-        self,
-        db: asyncpg.Connection,
-        arrivals: list[Arrival],
-        *,
-        unreadable: Sequence[Unreadable] = (),
-        progress: tuple[str, Positions] | None = None,
-        wake: bool = True,
-        parked: frozenset[int] = frozenset(),
-        closed: bool = False,
+        self, db: asyncpg.Connection, arrivals: list[Arrival], *, unreadable: Sequence[Unreadable] = (),
+        progress: tuple[str, Positions] | None = None, wake: bool = True,
+        parked: frozenset[int] = frozenset(), closed: bool = False,
     ) -> set[int]:
         """One transaction, run again while a deadlock, a repeated fact or an awaiting message asks for it.
 
@@ -149,18 +143,8 @@ class Engine:
         """
         again, ask_which, seqs = 0, False, set(parked)
         while True:
-            run = Attempt(
-                self.service,
-                db,
-                self.keys,
-                self.reader,
-                arrivals,
-                seqs,
-                wake=wake,
-                closed=closed,
-                ask_which=ask_which,
-                floor=self._floor,
-            )
+            run = Attempt(self.service, db, self.keys, self.reader, arrivals, seqs,
+                          wake=wake, closed=closed, ask_which=ask_which, floor=self._floor)
             try:
                 await run.transact(unreadable, progress)
             except SomeSeen:
@@ -201,13 +185,8 @@ class Engine:
         self._committed(run)
         span = current_batch()
         if span is not None:
-            span.handled(
-                arrival.journey,
-                arrival.type,
-                arrival.event_id or "",
-                type(error).__name__,
-                arrival.traceparent,
-            )
+            span.handled(arrival.journey, arrival.type, arrival.event_id or "", type(error).__name__,
+                         arrival.traceparent)
         raw = arrival.raw
         place = f"{raw.topic}/{raw.partition}/{raw.offset}"
         log.error("parked", type=arrival.type, place=place, ce_id=arrival.event_id or "", error=_text(error),
@@ -225,21 +204,11 @@ class Engine:
                 await run.lock(tx, ())
                 await tx.execute(
                     "insert into halt(lane, failures, handled, last_error) values ('*', $1, $2, $3)"
-                    " on conflict do nothing",
-                    failures,
-                    handled,
-                    self.halt.last_error,
+                    " on conflict do nothing", failures, handled, self.halt.last_error,
                 )
-                tx.publish(
-                    ServiceHalted(
-                        service=self.service,
-                        failures=failures,
-                        handled=handled,
-                        last_error=self.halt.last_error,
-                        at=tx.now,
-                    ),
-                    sequence=1,
-                )
+                fact = ServiceHalted(service=self.service, failures=failures, handled=handled,
+                                     last_error=self.halt.last_error, at=tx.now)
+                tx.publish(fact, sequence=1)
                 run.batch_id = await tx.outbox.write(tx)
         except BaseException:
             self.halt.declared = self.halt.unwritten = False  # not said: the next failure says it

@@ -19,7 +19,6 @@ from services.chassis.batch import Engine
 from services.chassis.database import IDLE_SECONDS
 from services.chassis.door import Busy, Door
 from services.chassis.polling import news
-from services.chassis.subscriptions import Subscriptions
 from services.chassis.telemetry import call_span, log
 from services.chassis.wire import internal
 
@@ -97,14 +96,8 @@ class Calls:
     last look to the socket, with nothing waited for in between; then the provider's number must catch it.
     """
 
-    def __init__(
-        self,
-        engine: Engine,
-        subscriptions: Subscriptions,
-        gateways: Mapping[type[Struct], Gateway],
-        door: Door,
-    ) -> None:
-        self.engine, self.subscriptions, self.door = engine, subscriptions, door
+    def __init__(self, engine: Engine, gateways: Mapping[type[Struct], Gateway], door: Door) -> None:
+        self.engine, self.door = engine, door
         self._gateways = {kind.__name__: (Decoder(kind), gateway) for kind, gateway in gateways.items()}
         self._under_way: set[asyncio.Task[None]] = set()
         self._at_once = asyncio.Semaphore(AT_ONCE)
@@ -182,8 +175,8 @@ class Calls:
             if isinstance(outcome, Unreadable):
                 await self.door.enter(outcome)
                 return
-            subscription = self.subscriptions.by_type[type_of(outcome)]
-            arrival = internal(subscription, raw._replace(value=encode(outcome)))
+            arrival = internal(self.door.subscriptions.by_type[type_of(outcome)],
+                               raw._replace(value=encode(outcome)))
             arrival.call_id = claim.call_id
             await self.door.enter(arrival)
         except (Unknown, NotSent, Busy) as why:

@@ -137,13 +137,8 @@ def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey
         else:
             arrival.answer = before.answer or tx.answers.get(arrival.request)
             if arrival.answer is not None:
-                tx.reply(
-                    arrival.request,
-                    type(arrival.answer),
-                    encode(arrival.answer),
-                    arrival.key,
-                    arrival.partition,
-                )
+                tx.reply(arrival.request, type(arrival.answer), encode(arrival.answer), arrival.key,
+                         arrival.partition)
     return left
 
 

@@ -67,21 +67,8 @@ async def park(
     """
     raw, event_id = arrival.raw, None if arrival.seen and state != AWAITS else arrival.event_id
     rows = await tx.fetch(
-        _PARK,
-        state,
-        reason.name,
-        _clean(detail),
-        arrival.type,
-        raw.topic,
-        raw.partition,
-        raw.offset,
-        raw.key,
-        encode(raw.headers),
-        raw.value,
-        _digest(raw),
-        event_id,
-        arrival.since,
-        raw.at_ms,
+        _PARK, state, reason.name, _clean(detail), arrival.type, raw.topic, raw.partition, raw.offset,
+        raw.key, encode(raw.headers), raw.value, _digest(raw), event_id, arrival.since, raw.at_ms,
         sorted(set(refs)),
     )
     if rows and state == PARKED:
@@ -94,22 +81,10 @@ async def set_aside(tx: "Transaction", unreadable: Unreadable) -> None:
     """
     raw, secret = unreadable.raw, unreadable.secret
     rows = await tx.fetch(
-        _PARK,
-        QUARANTINED,
-        unreadable.reason.name,
-        _clean(unreadable.detail),
-        _clean(unreadable.type),
-        raw.topic,
-        raw.partition,
-        raw.offset,
-        None if secret else raw.key,
-        None if secret else encode(raw.headers),
-        None if secret else raw.value,
-        _digest(raw),
-        None,
-        None,
-        raw.at_ms,
-        [],
+        _PARK, QUARANTINED, unreadable.reason.name, _clean(unreadable.detail), _clean(unreadable.type),
+        raw.topic, raw.partition, raw.offset, None if secret else raw.key,
+        None if secret else encode(raw.headers), None if secret else raw.value, _digest(raw), None, None,
+        raw.at_ms, [],
     )
     if rows:
         _tell(tx, rows[0][0], unreadable.reason, _clean(unreadable.type), raw, 0)
@@ -123,18 +98,9 @@ def _digest(raw: Raw) -> bytes:
 def _tell(tx: "Transaction", seq: int, reason: Reason, type: str, raw: Raw, refs: int) -> None:
     tx.counts.append((metrics.parked, reason.name))
     source = f"{raw.topic}/{raw.partition}/{raw.offset}" if raw.offset is not None else raw.topic
-    tx.publish(
-        MessageParked(
-            service=tx.service,
-            parked_id=str(seq),
-            reason=reason.name,
-            type=_clean(type),
-            source=source,
-            refs=refs,
-            at=tx.now,
-        ),
-        sequence=1,
-    )
+    fact = MessageParked(service=tx.service, parked_id=str(seq), reason=reason.name, type=_clean(type),
+                         source=source, refs=refs, at=tx.now)
+    tx.publish(fact, sequence=1)
 
 
 _READ = """

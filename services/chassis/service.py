@@ -26,13 +26,14 @@ from contracts.topics import TOPICS
 from services.chassis import health, lenient, telemetry
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.calls import Calls, Gateway
+from services.chassis.commands import Commands
 from services.chassis.database import connect
 from services.chassis.door import Door
 from services.chassis.halt import Halt, Unstoppable
 from services.chassis.keys import Keyring, load_keyring
 from services.chassis.lane import Lane
 from services.chassis.operators import Operators, Orders
-from services.chassis.outbox import Memory, Relay
+from services.chassis.relay import Memory, Relay
 from services.chassis.settings import Kafka, Settings, load_settings
 from services.chassis.subscriptions import LANES, Subscriptions
 from services.chassis.telemetry import log
@@ -101,7 +102,8 @@ class Running:
             service.name, keys, Reader(on, None, keys, frozenset()), self.memory, self.halt
         )
         self.timers = Timers(self.engine)
-        self.door = Door(self.engine, on, Reader(on, "money", keys, frozenset()))
+        self.door = Door(self.engine, on)
+        self.commands = Commands(self.door, Reader(on, "money", keys, frozenset()))
         self.lanes = [
             Lane(
                 lane,
@@ -135,14 +137,13 @@ class Running:
                 )
             )
         self.gateways = service._gateways(settings, keys) if service._gateways else {}
-        self.calls = Calls(self.engine, on, self.gateways, self.door) if self.gateways else None
+        self.calls = Calls(self.engine, self.gateways, self.door) if self.gateways else None
         routes = service._routes(self.door, settings, keys) if service._routes else []
         self.watch = Watch(self.name, self.halt, self.lanes)
         self._database_up = self._consuming = False
         host, _, port = settings.door.rpartition(":")
-        self.server = server(
-            [*routes, *self.door.routes(), *health.routes(self.vitals)], host, int(port)
-        )  # SIGTERM is ours: door and lanes stop in order
+        doors = [*routes, *self.commands.routes(), *health.routes(self.vitals)]
+        self.server = server(doors, host, int(port))    # SIGTERM is ours: door and lanes stop in order
         self._tasks: list[asyncio.Task[Any]] = []
         self._outside = AsyncExitStack()                  # the gateways' connections
         self._serving: asyncio.Task[None] | None = None
@@ -156,7 +157,7 @@ class Running:
     async def start(self) -> None:
         """Open the door as soon as the database answers; then Kafka, however long it takes."""
         self._keep("door", self.door.run)
-        self._keep("outcomes", self.door.outcomes.run)
+        self._keep("outcomes", self.commands.outcomes.run)
         self._keep("watch", self.watch.look)
         self._tasks.append(asyncio.create_task(self.watch.beat(), name="beat"))
         self._serving = asyncio.create_task(self.server.serve())

@@ -185,8 +185,8 @@ async def test_two_outcomes_of_one_call_in_one_batch_have_one_effect(database: D
             "insert into call(id, number, type, payload, journey) values ($1::uuid, '1', 'Send', $2, '')",
             uuid7(), encode(Send(enrollment_id=one)),
         )
-        door = Door(made.engine, made.on, made.reader)
-        calls = Calls(made.engine, made.on, {Send: Provider()}, door)
+        door = Door(made.engine, made.on)
+        calls = Calls(made.engine, {Send: Provider()}, door)
         for count in (1, 2):    # its worker is lost and comes back, before the door has a connection again
             await outcome_waits(database, calls, door, count)
 
@@ -282,7 +282,7 @@ async def test_a_claim_that_has_gone_to_another_worker_is_not_given_back(
 async def test_a_slow_provider_costs_the_worker_neither_its_session_nor_what_is_in_flight(
     database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("calls", "database", "lane", "outbox"):
+    for name in ("calls", "database", "lane", "relay"):
         monkeypatch.setattr(f"services.chassis.{name}.IDLE_SECONDS", 2.0)
     monkeypatch.setattr("services.chassis.calls.LOOK_AHEAD", 2)
     provider = Provider()

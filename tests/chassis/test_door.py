@@ -21,8 +21,7 @@ from contracts.message import contract_of
 from contracts.reasons import Reason, refused
 from sandbox.partner import Letter, Partner, as_http
 from sandbox.stack import Stack
-from services.chassis import door as doors
-from services.chassis import metrics
+from services.chassis import commands, metrics
 from services.chassis.arrival import Arrival, Raw, RequestKey
 from services.chassis.database import connect
 from services.chassis.forgers import AT_ONCE_ADDRESS, AT_ONCE_PARTNER, REFILL_SECONDS, Forgers
@@ -222,7 +221,7 @@ async def test_all_who_wait_for_an_answer_look_for_it_by_one_statement(database:
 async def test_a_202_names_the_query_that_tells_the_answer_and_only_to_whom_it_belongs(
     database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 0.3)
     async with desk(database) as made, running(broker, tmp_path, made.on) as run:
         wechat, alipay = Caller("wechat", run, broker), Caller("alipay", run, broker)
         ask = wish("a/b%c?")
@@ -250,7 +249,7 @@ async def test_a_202_names_the_query_that_tells_the_answer_and_only_to_whom_it_b
 async def test_a_partner_follows_a_202_to_its_answer(
     database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doors, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(commands, "PATIENCE_SECONDS", 0.3)
     async with desk(database) as made, running(broker, tmp_path, made.on) as run:
         wechat, ask = Caller("wechat", run, broker), wish()
         async with aiohttp.ClientSession() as http:
@@ -316,6 +315,7 @@ async def test_who_names_no_partner_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize(("other", "status", "field"), [
+    ({"content-type": None}, 415, "content-type"),                      # none at all
     ({"content-type": "application/xml"}, 415, "content-type"),
     ({"content-type": "application/jsonx"}, 415, "content-type"),
     ({"content-encoding": "gzip"}, 415, "content-encoding"),
@@ -324,14 +324,15 @@ async def test_who_names_no_partner_leaves_nothing_behind(
     ({"content-type": "application/json; charset=utf-8"}, 200, ""),
 ])  # fmt: skip
 def test_a_form_that_could_be_read_in_two_ways_is_refused(
-    other: dict[str, str], status: int, field: str
+    other: dict[str, str | None], status: int, field: str
 ) -> None:
-    letter = {"ce-source": "/channels/wechat", "ce-type": "payment.start_payment.v1", "canbao-key": "k"}
+    letter = {"ce-source": "/channels/wechat", "ce-type": "payment.start_payment.v1", "canbao-key": "k",
+              "content-type": "application/json"}
     named = [*((name, text) for name, text in letter.items() if name not in other), *other.items()]
-    headers = [(name.lower().encode(), text.encode()) for name, text in named]
-    request = Request({"type": "http", "headers": headers})
+    headers = [(name.lower().encode(), text.encode()) for name, text in named if text is not None]
+    request = Request({"type": "http", "method": "POST", "headers": headers})
     try:
-        doors.check_form(request)
+        commands.check_form(request)
         heard: tuple[int, str] = (200, "")
     except NotTaken as why:
         heard = why.status, why.refusal.field

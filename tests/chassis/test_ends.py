@@ -8,7 +8,7 @@ import pytest
 
 from services.chassis.calls import Calls
 from services.chassis.door import Door
-from services.chassis.outbox import Relay
+from services.chassis.relay import Relay
 from services.chassis.timers import Timers
 from tests.chassis.running import until
 from tests.chassis.toys import Toy, toy
@@ -26,8 +26,8 @@ def relay(made: Toy) -> Loop:
 
 
 def calls(made: Toy) -> Loop:
-    door = Door(made.engine, made.on, made.reader)
-    return Calls(made.engine, made.on, {}, door).run(made.db), made.engine.calls_changed
+    door = Door(made.engine, made.on)
+    return Calls(made.engine, {}, door).run(made.db), made.engine.calls_changed
 
 
 @pytest.mark.parametrize("loop", [timers, relay, calls])

@@ -23,8 +23,8 @@ from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import KeyFile, Keyring
-from services.chassis.outbox import Memory
 from services.chassis.refs import Refs
+from services.chassis.relay import Memory
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader

@@ -21,7 +21,8 @@ from contracts.reasons import refused as refusal_of
 from contracts.topics import SERVICES
 from sandbox.stack import Stack
 from services.chassis.ids import partition_of, uuid7
-from services.chassis.outbox import Said, headers
+from services.chassis.outbox import Said
+from services.chassis.relay import headers
 from services.console.rules import Place, answered, step
 
 NOON = datetime(2024, 12, 20, 4, 0, tzinfo=UTC)

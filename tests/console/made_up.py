@@ -31,7 +31,7 @@ from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import KeyFile, Keyring
-from services.chassis.outbox import Memory
+from services.chassis.relay import Memory
 from services.chassis.wire import Reader
 from services.console.handlers import on
 from tests.ground import Database

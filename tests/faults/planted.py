@@ -15,8 +15,9 @@ from services.chassis import lane as lane_module
 from services.chassis.arrival import Arrival
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
-from services.chassis.outbox import Relay, Said
+from services.chassis.outbox import Said
 from services.chassis.refs import waves
+from services.chassis.relay import Relay
 
 
 def _no_seek_back() -> None:

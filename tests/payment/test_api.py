@@ -60,7 +60,7 @@ async def world(database: Database) -> AsyncIterator[World]:
 @pytest.fixture
 async def provider(world: World, tmp_path: Path) -> AsyncIterator[Provider]:
     make_wechat(tmp_path / "ours.json", tmp_path / "theirs.json")
-    door = Door(world.engine, world.on, world.reader)
+    door = Door(world.engine, world.on)
     wechat = WeChat(read_account(tmp_path / "ours.json"), url="", callback_url="")
     server = web.server(api.routes(door, wechat), "127.0.0.1", 0)
     tasks = [asyncio.create_task(door.run(world.db)), asyncio.create_task(server.serve())]

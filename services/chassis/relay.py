@@ -1,0 +1,174 @@
+"""How does what was said reach the topics? One leader a service sends the rows in their order."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Coroutine
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+
+import asyncpg
+from aiokafka import AIOKafkaProducer
+
+from services.chassis import metrics
+from services.chassis.database import IDLE_SECONDS
+from services.chassis.outbox import Said
+from services.chassis.polling import news, rest
+from services.chassis.telemetry import is_sampled, span_of
+
+AT_MOST, ENOUGH = 32, 2000       # batches a turn; messages a turn
+_READ = (
+    f"select {', '.join(Said._fields)} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
+).replace("ce_id", "ce_id::text")
+
+
+@lru_cache(maxsize=64)
+def _time_text(instant: datetime) -> bytes:
+    """All that a transaction says is of one instant."""
+    return instant.isoformat().encode()
+
+
+def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
+    """The CloudEvents binary headers of a message, by rule from its row."""
+    built = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", said.ce_id.encode()),
+        ("ce_source", source.encode()),
+        ("ce_type", said.type.encode()),
+        ("ce_time", _time_text(said.ce_time)),
+        ("ce_subject", said.subject.encode()),
+        ("ce_sequence", b"%d" % said.seq),
+        ("content-type", b"application/json"),
+    ]
+    if said.journey:
+        flags = "01" if is_sampled(said.journey) else "00"
+        span = span_of(said.ce_id)
+        built.append(("traceparent", f"00-{said.journey}-{span}-{flags}".encode()))
+    return built
+
+
+class Memory:
+    """The writer's own messages until the relay has sent them; bounded, because the rows hold them anyway.
+
+    leading: whether this process relays; nothing is kept in one that does not.
+    """
+
+    def __init__(self, limit_bytes: int = 64_000_000) -> None:
+        self._batches: OrderedDict[int, list[Said]] = OrderedDict()
+        self._bytes, self._limit = 0, limit_bytes
+        self.leading = False
+        self.fresh = asyncio.Event()
+
+    def put(self, batch_id: int, said: list[Said]) -> None:
+        """After the commit: these wait to be sent."""
+        if self.leading:
+            self._batches[batch_id] = said
+            self._bytes += _size(said)
+            while self._bytes > self._limit:
+                self._bytes -= _size(self._batches.popitem(last=False)[1])
+        self.fresh.set()
+
+    def take(self, batch_id: int) -> list[Said] | None:
+        """A batch, if it is still here."""
+        said = self._batches.pop(batch_id, None)
+        if said is not None:
+            self._bytes -= _size(said)
+        return said
+
+    def forget(self, up_to: int) -> None:
+        """What is left of batches that were sent from their rows, because the relay saw them before they
+        were put.
+        """
+        for batch_id in [batch_id for batch_id in self._batches if batch_id <= up_to]:
+            self.take(batch_id)
+
+
+def _size(said: list[Said]) -> int:
+    return sum(len(message.payload) for message in said)
+
+
+class Relay:
+    """Sends what was said, in the order of `unsent`; one leader a service, holding a session lock on its
+    connection.
+
+    No transaction is open while it sends. A crash between send and delete sends the batch again; readers
+    know the ids.
+    """
+
+    def __init__(self, service: str, memory: Memory, producer: AIOKafkaProducer) -> None:
+        self.service, self.memory, self.producer = service, memory, producer
+        self._source = f"/{service}"
+
+    async def run(self, connection: asyncpg.Connection) -> None:
+        """Relay until cancelled or an error; the caller opens a new connection and starts again."""
+        while not await connection.fetchval(  # noqa: ASYNC110 -- a lock in the database raises no event
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
+        ):
+            await asyncio.sleep(0.25)
+        self.memory.leading = True
+        while True:
+            self.memory.fresh.clear()
+            began = time.monotonic()
+            count = await self.turn(connection)
+            if count:
+                await asyncio.sleep(rest(began, count))
+            else:
+                await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
+
+    async def turn(self, connection: asyncpg.Connection) -> int:
+        """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""
+        rows = await connection.fetch("select batch_id, at from unsent order by batch_id limit $1", AT_MOST)
+        said: list[Said] = []
+        sent: list[int] = []
+        for batch_id, at in rows:
+            said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
+            sent.append(batch_id)
+            if len(said) >= ENOUGH:
+                break
+        if not sent:
+            return 0
+        await self._while_beating(connection, self._send(said))
+        await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
+        self.memory.forget(max(sent))
+        metrics.relay_sent(self.service, len(said))
+        return len(said)
+
+    async def _while_beating(
+        self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]
+    ) -> None:
+        """Send, however long the broker takes, and keep the session with its lock alive meanwhile."""
+        task = asyncio.create_task(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=IDLE_SECONDS / 3))[0]:
+                await connection.fetchval("select 1")
+            task.result()
+        finally:
+            task.cancel()
+
+    async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:
+        return [Said(*record) for record in await connection.fetch(_READ, batch_id, at)]
+
+    async def _send(self, said: list[Said]) -> None:
+        runs: dict[tuple[str, int], list[Said]] = {}
+        for message in said:
+            runs.setdefault((message.topic, message.part), []).append(message)
+        sends = []
+        for (topic, part), run in runs.items():
+            batch = self.producer.create_batch()
+            for message in run:
+                parts = {
+                    "key": message.key.encode(),
+                    "value": message.payload,
+                    "timestamp": None,
+                    "headers": headers(message, self._source),
+                }
+                # full: it goes first, the next one follows in the same partition
+                if batch.append(**parts) is None:
+                    batch.close()
+                    sends.append(await self.producer.send_batch(batch, topic, partition=part))
+                    batch = self.producer.create_batch()
+                    batch.append(**parts)
+            batch.close()
+            sends.append(await self.producer.send_batch(batch, topic, partition=part))
+        await asyncio.gather(*sends)
