@@ -25,6 +25,8 @@ from services.chassis.wire import Reader
 RERUNS = 5
 # of one batch, for reasons that should pass by themselves, while the database answers
 FAILURES_BEFORE_HALVES = 5
+REDRIVE_SECONDS = 240.0      # no row is begun later; its order ends 60 s after that
+NOT_TRIED = "not tried, the time was up: order it again"
 
 
 class Engine:
@@ -222,7 +224,11 @@ class Engine:
         """Run parked rows again, each with all that waits behind it, in order. Returns why, for each of them
         that stayed.
         """
-        whys = {seq: await self._redrive_one(db, seq) for seq in sorted(set(seqs))}
+        clock = asyncio.get_running_loop().time
+        end = clock() + REDRIVE_SECONDS
+        whys = {}
+        for seq in sorted(set(seqs)):
+            whys[seq] = await self._redrive_one(db, seq) if clock() < end else NOT_TRIED
         return {seq: why for seq, why in whys.items() if why}
 
     async def _redrive_one(self, db: asyncpg.Connection, seq: int) -> str:

@@ -71,6 +71,27 @@ async def test_a_redrive_of_what_never_ends_ends_and_says_why(
         assert await made.said() == [sound.enrollment_id]
 
 
+async def test_a_redrive_that_outlasts_its_time_tells_what_came_through_and_what_was_not_tried(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with toy(database) as made:
+        facts = [approved() for _ in range(3)]
+        sound, endless, late = (fact.enrollment_id for fact in facts)
+        made.poisoned = {sound, endless, late}
+        await made.run(*map(made.arrived, facts))
+        made.poisoned, made.endless = set(), {endless}
+        seqs = [seq for (seq,) in await made.rows("select seq from parked order by seq")]
+        monkeypatch.setattr(batch, "ATTEMPT_SECONDS", 0.5)
+        monkeypatch.setattr(batch, "REDRIVE_SECONDS", 0.3)
+
+        whys = await made.engine.redrive(made.db, seqs)
+
+        assert whys == {
+            seqs[1]: "failed again: TimeoutError: ", seqs[2]: "not tried, the time was up: order it again",
+        }
+        assert await made.said() == [sound]
+
+
 async def test_a_fact_set_aside_unread_is_handled_once_and_then_known(database: Database) -> None:
     async with toy(database) as made:
         fact = made.arrived(approved())
