@@ -184,7 +184,8 @@ def start(
         )
     if command.person_id not in identified:
         return Refuses(refused(Reason.PERSON_NOT_FOUND, field="person_id", got=command.person_id))
-    dues = {key: due for key, due in obligations.items() if due.person_id in identified}
+    known = [due for each in wanted if (due := obligations.get(ObligationId(each)))]
+    dues: dict[str, Obligation] = {due.obligation_id: due for due in known if due.person_id in identified}
     against = [
         no
         for at, item in enumerate(command.items)
