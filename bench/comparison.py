@@ -62,31 +62,31 @@ async def compare(folder: Path, size: Size, say: Say) -> list[Round]:
 
 
 async def _compare(folder: Path, stack: Stack, servers: Servers, size: Size, say: Say) -> list[Round]:
-    async with _watching(stack, servers) as ground:
+    async with watching(stack, servers) as ground:
         skew = (await ours.set_clock(ground.db)).total_seconds()
         await ours.silence_gateway(ground.db)
         dsn = await raw_ground.lay(ground.db, stack)
         make_keys(folder / "keys")
         plain = Kafka(bootstrap=stack.kafka_admin)
-        own = _world(folder, size, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
-        other = _world(folder, size, skew, raw_ground.PREFIX, bank=plain, agency=plain)
+        own = world(folder, size, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
+        other = world(folder, size, skew, raw_ground.PREFIX, bank=plain, agency=plain)
         async with (
             outside(own, folder / "driver.json") as driver,
             outside(other, folder / "raw-driver.json") as raw_driver,
         ):
             services = ours.Ours(folder, stack, servers, driver.otlp)
             raw = raw_ground.RawLoop(stack, dsn, folder, skew)
-            people = await _register(ground, services, driver, size, say)
+            people = await register(ground, services, driver, size, say)
             await raw_ground.fill(ground.db)
             rounds = []
             for number in range(size.rounds):
                 for loop, who in ((services, driver), (raw, raw_driver)):
-                    rounds.append(await _turn(ground, loop, who, number, size, people))
+                    rounds.append(await turn(ground, loop, who, number, size, people))
                     say(one_line(rounds[-1]))
             return rounds
 
 
-async def _turn(
+async def turn(
     ground: Ground, loop: Loop, driver: Outside, number: int, size: Size, people: list[str]
 ) -> Round:
     """Bring one loop up, warm it, measure it, end it."""
@@ -99,7 +99,8 @@ async def _turn(
         await loop.down()
 
 
-async def _register(ground: Ground, loop: ours.Ours, driver: Outside, size: Size, say: Say) -> list[str]:
+async def register(ground: Ground, loop: ours.Ours, driver: Outside, size: Size, say: Say) -> list[str]:
+    """Everybody has an account; their person_ids."""
     began = time.monotonic()
     await loop.up()
     try:
@@ -112,7 +113,8 @@ async def _register(ground: Ground, loop: ours.Ours, driver: Outside, size: Size
 
 
 @asynccontextmanager
-async def _watching(stack: Stack, servers: Servers) -> AsyncIterator[Ground]:
+async def watching(stack: Stack, servers: Servers) -> AsyncIterator[Ground]:
+    """What rounds on this stack stand on."""
     db = await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
     kafka = AIOKafkaConsumer(bootstrap_servers=stack.kafka_admin)
     await kafka.start()
@@ -124,7 +126,8 @@ async def _watching(stack: Stack, servers: Servers) -> AsyncIterator[Ground]:
         await db.close()
 
 
-def _world(folder: Path, size: Size, skew: float, prefix: str, *, bank: Kafka, agency: Kafka) -> World:
+def world(folder: Path, size: Size, skew: float, prefix: str, *, bank: Kafka, agency: Kafka) -> World:
+    """What a driver for a loop with this prefix reads."""
     return World(
         prefix=prefix,
         bank=bank,

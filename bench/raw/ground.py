@@ -45,15 +45,22 @@ create index on {s}.outbox (batch_id);
 """
 
 
-async def lay(db: asyncpg.Connection, stack: Stack) -> str:
-    """Make schemas, role and topics; the role's way into the database. People are copied by `fill`."""
+async def lay(
+    db: asyncpg.Connection, stack: Stack, name: str = "raw", engine: str | dict[str, str] = _ENGINE
+) -> str:
+    """Make schemas, role and topics; the role's way into the database. People are copied by `fill`.
+
+    name: of the role, and before its schemas and topics. engine: the loop's own tables, if they differ by
+    service.
+    """
     password = secrets.token_urlsafe(24)
     await db.execute(
-        f"create role raw login password '{password}'; grant connect on database {stack.database} to raw"
+        f"create role {name} login password '{password}';"
+        f"grant connect on database {stack.database} to {name}"
     )
     for service, tables in _TABLES.items():
-        schema = f"raw_{service}"
-        await db.execute(f"create schema {schema} authorization raw")
+        schema = f"{name}_{service}"
+        await db.execute(f"create schema {schema} authorization {name}")
         for table in tables:
             await db.execute(f"create table {schema}.{table} (like {service}.{table} including all)")
             options = await db.fetchval(
@@ -61,28 +68,31 @@ async def lay(db: asyncpg.Connection, stack: Stack) -> str:
             )
             if options:
                 await db.execute(f"alter table {schema}.{table} set ({', '.join(options)})")
-        await db.execute(_ENGINE.format(s=schema))
+        await db.execute((engine if isinstance(engine, str) else engine[service]).format(s=schema))
         await db.execute(
-            f"grant all on all tables in schema {schema} to raw;"
-            f"grant all on all sequences in schema {schema} to raw"
+            f"grant all on all tables in schema {schema} to {name};"
+            f"grant all on all sequences in schema {schema} to {name}"
         )
     admin = AdminClient({"bootstrap.servers": stack.kafka_admin})
-    new = [NewTopic(PREFIX + t.name, PARTITIONS, 1, config=t.config) for t in map(TOPICS.__getitem__, GATED)]
+    new = [
+        NewTopic(f"{name}.{t.name}", PARTITIONS, 1, config=t.config) for t in map(TOPICS.__getitem__, GATED)
+    ]
     for made in admin.create_topics(new).values():
         await asyncio.to_thread(made.result)
-    return f"postgresql://raw:{password}@{stack.pg_host}:{stack.pg_port}/{stack.database}"
+    return f"postgresql://{name}:{password}@{stack.pg_host}:{stack.pg_port}/{stack.database}"
 
 
-async def fill(db: asyncpg.Connection) -> None:
-    """The same people know the raw loop."""
+async def fill(db: asyncpg.Connection, name: str = "raw") -> None:
+    """The same people know this loop."""
     for table in _PEOPLE:
-        await db.execute(f"insert into raw_{table} select * from {table}; analyze raw_{table}")  # noqa: S608 - names of ours
+        await db.execute(f"insert into {name}_{table} select * from {table}; analyze {name}_{table}")  # noqa: S608 - names of ours
 
 
 class RawLoop:
     """Four processes, one for each service."""
 
-    name, prefix = "raw", "raw"
+    name = prefix = "raw"
+    module = "bench.raw_loop"
 
     def __init__(self, stack: Stack, dsn: str, folder: Path, skew_seconds: float) -> None:
         self._files = []
@@ -92,10 +102,10 @@ class RawLoop:
                 dsn=dsn,
                 kafka=Kafka(bootstrap=stack.kafka_admin),
                 keys=str(folder.resolve() / "keys" / f"{service}.json"),
-                prefix=PREFIX,
+                prefix=f"{self.prefix}.",
                 skew_seconds=skew_seconds,
             )
-            file = folder / f"raw-{service}.json"
+            file = folder / f"{self.name}-{service}.json"
             file.touch(mode=0o600)
             file.write_bytes(msgspec.json.encode(place))
             self._files.append(file)
@@ -108,7 +118,7 @@ class RawLoop:
                 await asyncio.create_subprocess_exec(
                     sys.executable,
                     "-m",
-                    "bench.raw_loop",
+                    self.module,
                     str(file),
                     cwd=ROOT,
                     stdin=asyncio.subprocess.PIPE,
@@ -118,7 +128,7 @@ class RawLoop:
         for process in self._running:
             assert process.stdout is not None
             if await process.stdout.readline() != b"ready\n":
-                raise Broken("the raw loop did not come up")
+                raise Broken(f"the {self.name} loop did not come up")
 
     async def down(self) -> None:
         """End them."""
