@@ -45,9 +45,9 @@ from services.chassis.settings import Kafka
 
 BANK, AGENCY = PARTNERS["bank"].topic, PARTNERS[REGION].topic
 IN_FLIGHT = 2_000  # registrations that wait for their answer
-_SUBMITTED = b"enrollment.enrollment_submitted.v1"
-_ISSUED = b"billing.bill_issued.v1"
-_ACTIVE = b"enrollment.coverage_activated.v1"
+SUBMITTED = b"enrollment.enrollment_submitted.v1"
+ISSUED = b"billing.bill_issued.v1"
+ACTIVE = b"enrollment.coverage_activated.v1"
 
 
 class World(Struct, frozen=True, kw_only=True):
@@ -78,20 +78,24 @@ class Order(Struct, frozen=True, kw_only=True):
     people: list[str] = []
 
 
-class _Submitted(Struct, gc=False):
+class Submitted(Struct, gc=False):
+    """What the agency looks at."""
+
     person_id: str
     enrollment_id: str
 
 
-class _Issued(Struct, gc=False):
+class Issued(Struct, gc=False):
+    """What the bank looks at."""
+
     person_id: str
     obligation_id: str
     due_fen: int
 
 
-_decode_submitted = msgspec.json.Decoder(_Submitted).decode
-_decode_issued = msgspec.json.Decoder(_Issued).decode
-_decode_answer = msgspec.json.Decoder(Accepted | Rejected).decode
+decode_submitted = msgspec.json.Decoder(Submitted).decode
+decode_issued = msgspec.json.Decoder(Issued).decode
+decode_answer = msgspec.json.Decoder(Accepted | Rejected).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -130,8 +134,8 @@ class Driver:
         self.people: list[Applicant] = applicants(world.people, world.seed)
         self.ids: dict[int, str] = {}
         self._of: dict[str, Applicant] = {}
-        self._ready: list[Record] = []
-        self._bills: list[tuple[_Issued, int]] = []
+        self.ready: list[Record] = []
+        self._bills: list[tuple[Issued, int]] = []
 
     async def start(self) -> None:
         """Connect; hear what is published from now on."""
@@ -176,7 +180,7 @@ class Driver:
                 now, waiting = waiting[:room], waiting[room:]
                 asked += len(now)
                 await asyncio.gather(
-                    *await send(self._from_bank, BANK, [self._registration(*each) for each in now])
+                    *await send(self._from_bank, BANK, [self.registration(*each) for each in now])
                 )
                 await self._hear_registered(replies, todo)
         finally:
@@ -186,12 +190,16 @@ class Driver:
     async def _hear_registered(self, replies: AIOKafkaConsumer, todo: dict[str, Applicant]) -> None:
         for records in (await replies.getmany(timeout_ms=200)).values():
             for record in records:
-                answer = _decode_answer(record.value)
-                one = todo.pop(answer.request_id, None)
-                if isinstance(answer, Rejected):
-                    raise SystemExit(f"registration refused: {answer.refusal.code} {answer.refusal.field}")
-                if one is not None:
-                    self.ids[one.number] = answer.result["person_id"]
+                self.registered(record.value, todo)
+
+    def registered(self, value: bytes, todo: dict[str, Applicant]) -> None:
+        """Take in an answer, if it is one that is waited for."""
+        answer = decode_answer(value)
+        one = todo.pop(answer.request_id, None)
+        if isinstance(answer, Rejected):
+            raise SystemExit(f"registration refused: {answer.refusal.code} {answer.refusal.field}")
+        if one is not None:
+            self.ids[one.number] = answer.result["person_id"]
 
     async def prepare(self, first: int, count: int, people: list[str]) -> dict[str, Any]:
         """Sign the applications of a round. people: ids of the first ones, where another driver registered
@@ -200,7 +208,7 @@ class Driver:
         self.ids |= dict(enumerate(people))
         some = self.people[first : first + count]
         self._of = {self.ids[one.number]: one for one in some}
-        self._ready = [
+        self.ready = [
             self.bank.say(
                 SubmitEnrollment(
                     request_id=f"{self.world.run}-{one.number}-submit",
@@ -215,13 +223,13 @@ class Driver:
             )
             for one in some
         ]
-        return {"records": len(self._ready)}
+        return {"records": len(self.ready)}
 
     async def apply(self, count: int) -> dict[str, Any]:
         """Act one: everybody applies at once, the agency approves what it hears of; over when every bill is
         heard.
         """
-        sends = await send(self._from_bank, self.bank.topic, self._ready)
+        sends = await send(self._from_bank, self.bank.topic, self.ready)
         self._bills = []
         at = time.monotonic()
         while len(self._bills) < count:
@@ -229,10 +237,10 @@ class Driver:
             for place, records in (await self._heard.getmany(timeout_ms=200)).items():
                 for record in records:
                     kind = record.headers[3][1]
-                    if kind == _SUBMITTED:
-                        decisions.append(self._decision(_decode_submitted(record.value), place.partition))
-                    elif kind == _ISSUED:
-                        self._bills.append((_decode_issued(record.value), place.partition))
+                    if kind == SUBMITTED:
+                        decisions.append(self.decision(decode_submitted(record.value), place.partition))
+                    elif kind == ISSUED:
+                        self._bills.append((decode_issued(record.value), place.partition))
                     at = time.monotonic()
             if decisions:
                 sends += await send(self._from_agency, self.agency.topic, decisions)
@@ -247,17 +255,17 @@ class Driver:
         with ThreadPoolExecutor(2) as pool:
             loop = asyncio.get_running_loop()
             halves = [self._bills[0::2], self._bills[1::2]]
-            made = await asyncio.gather(*(loop.run_in_executor(pool, self._reports, half) for half in halves))
-        self._ready = [record for half in made for record in half]
-        return {"records": len(self._ready)}
+            made = await asyncio.gather(*(loop.run_in_executor(pool, self.reports, half) for half in halves))
+        self.ready = [record for half in made for record in half]
+        return {"records": len(self.ready)}
 
     async def pay(self, count: int) -> dict[str, Any]:
         """Act two: the bank reports all payments at once; over when everybody is said to be covered."""
-        sends = await send(self._from_bank, self.bank.topic, self._ready)
+        sends = await send(self._from_bank, self.bank.topic, self.ready)
         covered, at = 0, time.monotonic()
         while covered < count:
             for records in (await self._heard.getmany(timeout_ms=200)).values():
-                covered += sum(record.headers[3][1] == _ACTIVE for record in records)
+                covered += sum(record.headers[3][1] == ACTIVE for record in records)
                 at = time.monotonic()
             self._complain(at, f"{covered} of {count} covered")
         await asyncio.gather(*sends)
@@ -273,14 +281,16 @@ class Driver:
     def _now(self) -> datetime:
         return datetime.now(UTC) + self.skew
 
-    def _registration(self, request_id: str, one: Applicant) -> Record:
+    def registration(self, request_id: str, one: Applicant) -> Record:
+        """The bank opens an account for somebody."""
         sealed: Sealed[Registration] = self.bank.keys.seal(
             one.registration, reader="enrollment", place=request_id
         )
         command = RegisterAccount(request_id=request_id, region_code=REGION, registration=sealed)
         return self.bank.say(command, partition_of(request_id))
 
-    def _decision(self, fact: _Submitted, part: int) -> Record:
+    def decision(self, fact: Submitted, part: int) -> Record:
+        """The agency approves."""
         one = self._of[fact.person_id]
         decision = ReviewDecision(
             request_id=f"{self.world.run}-{one.number}-review",
@@ -293,7 +303,8 @@ class Driver:
         )
         return self.agency.say(decision, part)
 
-    def _reports(self, bills: list[tuple[_Issued, int]]) -> list[Record]:
+    def reports(self, bills: list[tuple[Issued, int]]) -> list[Record]:
+        """The bank says that these were paid."""
         made = []
         for bill, part in bills:
             one = self._of[bill.person_id]

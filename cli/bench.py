@@ -4,8 +4,9 @@ import argparse
 import asyncio
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from cli.place import STACK_FOLDER, say
 
@@ -17,8 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument(
         "what",
-        choices=["pipeline", "season"],
+        choices=list(MEASURES),
         help="pipeline: enrolled, billed, paid, settled, covered, told, beside a loop without any framework;"
+        " exact: its statements, rows, bytes and instructions, the same on every machine;"
         " season: trace and verify over the rows of a million bills",
     )
     parser.add_argument(
@@ -40,9 +42,8 @@ def run(args: argparse.Namespace) -> int:
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 -- as above
 
-    measure = _pipeline if args.what == "pipeline" else _season
     try:
-        said = _measured(measure, quick=args.quick)
+        said = _measured(MEASURES[args.what], args.quick)
     except Broken as broken:
         say(f"no figure: {broken}")
         return 1
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(measure: "Measure", *, quick: bool) -> "Said":
+def _measured(measure: "Measure", quick: bool) -> "Said":
     """Over an empty folder of its own, so that a sandbox that is up stays as it is; but it disturbs the
     figures.
     """
@@ -67,12 +68,12 @@ def _measured(measure: "Measure", *, quick: bool) -> "Said":
     if is_up(STACK_FOLDER):
         say("a sandbox is up beside it and will show as foreign work")
     try:
-        return measure(folder, quick=quick)
+        return measure(folder, quick)
     finally:
         remove(folder)
 
 
-def _pipeline(folder: Path, *, quick: bool) -> "Said":
+def _pipeline(folder: Path, quick: bool) -> "Said":
     from bench.comparison import FULL, QUICK, compare  # noqa: PLC0415 -- as above
     from bench.report import as_text, summary  # noqa: PLC0415 -- as above
 
@@ -80,19 +81,32 @@ def _pipeline(folder: Path, *, quick: bool) -> "Said":
     return Said(said, as_text(said))
 
 
-def _season(folder: Path, *, quick: bool) -> "Said":
+def _exact(folder: Path, _quick: bool) -> "Said":
+    """The same however quick it is to be."""
+    import msgspec  # noqa: PLC0415 -- as above
+
+    from bench.exact import as_text, count, differences, expected  # noqa: PLC0415 -- as above
+    from sandbox.stack import Servers, provision_stack  # noqa: PLC0415 -- as above
+
+    servers = Servers(folder, quick=True, say=say)
+    try:
+        stack = servers.start()
+        provision_stack(stack)
+        found = asyncio.run(count(stack, folder))
+    finally:
+        servers.stop()
+    for line in differences(expected(), found):
+        say(line)
+    return Said(msgspec.to_builtins(found), as_text(found))
+
+
+def _season(folder: Path, quick: bool) -> "Said":
     from bench.season import FULL, QUICK, Questions, measure  # noqa: PLC0415 -- as above
     from cli.timeline import find  # noqa: PLC0415 -- as above
     from cli.verify import check  # noqa: PLC0415 -- as above
 
     season = measure(folder, QUICK if quick else FULL, Questions(find, check), say)
     return Said(season.summary(), season.text())
-
-
-class Measure(Protocol):
-    """What is measured over an empty folder."""
-
-    def __call__(self, folder: Path, *, quick: bool) -> "Said": ...
 
 
 class Said(NamedTuple):
@@ -110,3 +124,7 @@ class Said(NamedTuple):
     def text(self) -> str:
         """Ends in a line break."""
         return self.people + "\n"
+
+
+Measure = Callable[[Path, bool], Said]  # over an empty folder; quick or whole
+MEASURES: dict[str, Measure] = {"pipeline": _pipeline, "exact": _exact, "season": _season}

