@@ -2,7 +2,11 @@
 both loops.
 """
 
+import asyncio
+import time
 from functools import partial
+from itertools import accumulate
+from random import Random
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -76,3 +80,23 @@ async def send(producer: AIOKafkaProducer, topic: str, records: list[Record]) ->
         batch.close()
         sends.append(await producer.send_batch(batch, topic, partition=part))
     return sends
+
+
+def arrivals(records: list[Record], rate: float, random: Random) -> list[float]:
+    """When each is due, in seconds from the beginning: people come by chance, at this rate."""
+    return list(accumulate(random.expovariate(rate) for _ in records))
+
+
+async def stream(producer: AIOKafkaProducer, topic: str, records: list[Record], due: list[float]) -> None:
+    """Send each when it is due, in seconds since the epoch; who is late sends what has piled up at once."""
+    sends: list[Any] = []
+    done = 0
+    while done < len(records):
+        now, first = time.time(), done
+        while done < len(records) and due[done] <= now:
+            done += 1
+        if done > first:
+            sends += await send(producer, topic, records[first:done])
+        else:
+            await asyncio.sleep(due[done] - now)
+    await asyncio.gather(*sends)

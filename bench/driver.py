@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
 from bench import sink
-from bench.clients import Headers, Record, cheap_lz4, consumer_at_end, producer, send
+from bench.clients import Headers, Record, arrivals, cheap_lz4, consumer_at_end, producer, send, stream
 from bench.load import SCHEME, YEAR, Applicant, applicants
 from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS
@@ -68,11 +69,12 @@ class World(Struct, frozen=True, kw_only=True):
 
 
 class Order(Struct, frozen=True, kw_only=True):
-    """One line. do: register, prepare, apply, sign, pay. first, count: which applicants. people: their ids,
-    if known.
+    """One line. do: register, prepare, apply, sign, pay, steady. first, count: which applicants. people:
+    their ids, if known. rate: how many a second.
     """
 
     do: str
+    rate: float = 0.0
     first: int = 0
     count: int = 0
     people: list[str] = []
@@ -134,7 +136,8 @@ class Driver:
         self.people: list[Applicant] = applicants(world.people, world.seed)
         self.ids: dict[int, str] = {}
         self._of: dict[str, Applicant] = {}
-        self.ready: list[Record] = []
+        self.ready: list[Record] = []  # applications
+        self._signed: list[Record] = []  # reports of payments
         self._bills: list[tuple[Issued, int]] = []
 
     async def start(self) -> None:
@@ -163,6 +166,8 @@ class Driver:
                 return await self.sign()
             case "pay":
                 return await self.pay(order.count)
+            case "steady":
+                return await self.steady(order.count, order.rate)
             case _:
                 raise ValueError(order.do)
 
@@ -207,7 +212,7 @@ class Driver:
         """
         self.ids |= dict(enumerate(people))
         some = self.people[first : first + count]
-        self._of = {self.ids[one.number]: one for one in some}
+        self._of |= {self.ids[one.number]: one for one in some}
         self.ready = [
             self.bank.say(
                 SubmitEnrollment(
@@ -231,8 +236,13 @@ class Driver:
         """
         sends = await send(self._from_bank, self.bank.topic, self.ready)
         self._bills = []
+        await self._listen(sends, bills=count, covered=0)
+        return {"bills": len(self._bills)}
+
+    async def _listen(self, sends: list[Any], *, bills: int, covered: int) -> None:
+        """Until so many bills and covers were heard of and everything that was sent has arrived."""
         at = time.monotonic()
-        while len(self._bills) < count:
+        while len(self._bills) < bills or covered > 0:
             decisions: list[Record] = []
             for place, records in (await self._heard.getmany(timeout_ms=200)).items():
                 for record in records:
@@ -241,12 +251,12 @@ class Driver:
                         decisions.append(self.decision(decode_submitted(record.value), place.partition))
                     elif kind == ISSUED:
                         self._bills.append((decode_issued(record.value), place.partition))
+                    covered -= kind == ACTIVE
                     at = time.monotonic()
             if decisions:
                 sends += await send(self._from_agency, self.agency.topic, decisions)
-            self._complain(at, f"{len(self._bills)} of {count} bills")
+            self._complain(at, f"{len(self._bills)} of {bills} bills, {covered} covers missing")
         await asyncio.gather(*sends)
-        return {"bills": len(self._bills)}
 
     async def sign(self) -> dict[str, Any]:
         """Between the acts: the bank signs its reports. RSA costs a third of a millisecond and is not ours
@@ -256,20 +266,33 @@ class Driver:
             loop = asyncio.get_running_loop()
             halves = [self._bills[0::2], self._bills[1::2]]
             made = await asyncio.gather(*(loop.run_in_executor(pool, self.reports, half) for half in halves))
-        self.ready = [record for half in made for record in half]
-        return {"records": len(self.ready)}
+        self._signed = [record for half in made for record in half]
+        return {"records": len(self._signed)}
 
     async def pay(self, count: int) -> dict[str, Any]:
         """Act two: the bank reports all payments at once; over when everybody is said to be covered."""
-        sends = await send(self._from_bank, self.bank.topic, self.ready)
-        covered, at = 0, time.monotonic()
-        while covered < count:
-            for records in (await self._heard.getmany(timeout_ms=200)).values():
-                covered += sum(record.headers[3][1] == ACTIVE for record in records)
-                at = time.monotonic()
-            self._complain(at, f"{covered} of {count} covered")
-        await asyncio.gather(*sends)
-        return {"covered": covered}
+        sends = await send(self._from_bank, self.bank.topic, self._signed)
+        await self._listen(sends, bills=0, covered=count)
+        return {"covered": count}
+
+    async def steady(self, count: int, rate: float) -> dict[str, Any]:
+        """Both acts at once, each at this rate: those who were billed before pay, those who are ready apply.
+
+        When each was due to be sent, by person, in seconds since the epoch; late sending does not move it.
+        """
+        self._bills = []
+        dice, began = Random(self.world.seed), time.time() + 0.1
+        due = [[began + at for at in arrivals(run, rate, dice)] for run in (self.ready, self._signed)]
+        streams = [
+            asyncio.create_task(stream(self._from_bank, self.bank.topic, run, at))
+            for run, at in zip((self.ready, self._signed), due)
+        ]
+        await self._listen([], bills=count, covered=len(self._signed))
+        await asyncio.gather(*streams)
+        return {
+            what: [(record.key.decode(), at) for record, at in zip(run, times)]
+            for what, run, times in zip(("applied", "paid"), (self.ready, self._signed), due)
+        }
 
     def _complain(self, at: float, what: str) -> None:
         if time.monotonic() - at > 30:

@@ -264,9 +264,11 @@ def as_text(found: Exact) -> str:
     """For people: totals, the log by table, and where Python's instructions run."""
     lines = [f"{'for one business transaction':<28}{'ours':>12}{'raw':>12}{'ours ÷ raw':>12}"]
     both = found.ours.figures(), found.raw.figures()
-    rows = [(name, both[0][name], both[1][name]) for name in both[0] if not name.startswith("rows of ")]
+    rows: list[tuple[str, float, float]] = [
+        (n, both[0][n], both[1][n]) for n in both[0] if not n.startswith("rows of ")
+    ]
     code = [float(sum(side.instructions.values())) for side in (found.ours, found.raw)]
-    for name, mine, other in [*rows, ("instructions of Python", *code)]:
+    for name, mine, other in [*rows, ("instructions of Python", code[0], code[1])]:
         lines.append(
             f"{name:<28}{mine / found.people:>12,.2f}{other / found.people:>12,.2f}{mine / other:>12.3f}"
         )

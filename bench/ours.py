@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import asyncpg
+import msgspec
+from msgspec.structs import replace
 
 from bench.pipeline import Broken
 from contracts.topics import SERVICES
-from sandbox.processes import make_processes
+from sandbox.ports import Ports, write_private
+from sandbox.processes import Process, make_processes
 from sandbox.stack import Servers, Stack
 from sandbox.supervisor import Sandbox
 
@@ -21,14 +24,18 @@ BEGINS = datetime.fromisoformat(
 class Ours:
     """Four processes under the sandbox's supervisor, traced at 1 % with an exporter, with metrics and
     parking.
+
+    otlp: "" for no traces at all. members: processes of each service.
     """
 
     name, prefix = "ours", ""
 
-    def __init__(self, folder: Path, stack: Stack, servers: Servers, otlp: str) -> None:
-        changes = {service: {"telemetry": {"sample": 0.01, "otlp": otlp}} for service in SERVICES}
+    def __init__(self, folder: Path, stack: Stack, servers: Servers, otlp: str, *, members: int = 1) -> None:
+        sample = 0.01 if otlp else 0.0
+        changes = {service: {"telemetry": {"sample": sample, "otlp": otlp}} for service in SERVICES}
         processes = [p for p in make_processes(folder, stack, changes) if p.name in SERVICES]
-        self.sandbox = Sandbox(folder, stack, servers, processes)
+        others = [_member(folder, p, number) for p in processes for number in range(1, members)]
+        self.sandbox = Sandbox(folder, stack, servers, processes + others)
 
     async def up(self) -> None:
         """Start the four; Broken: one does not answer."""
@@ -40,9 +47,27 @@ class Ours:
         """End them; what they wrote stays."""
         await self.sandbox.stop()
 
+    def pids(self) -> dict[str, int]:
+        """Their processes, by name, that run now."""
+        return {name: keeper.pid for name, keeper in self.sandbox.keepers.items() if keeper.pid}
+
     def roots(self) -> list[int]:
         """Their processes."""
-        return [keeper.pid for keeper in self.sandbox.keepers.values() if keeper.pid]
+        return list(self.pids().values())
+
+
+def _member(folder: Path, first: Process, number: int) -> Process:
+    """Another process of the same service."""
+    name = f"{first.name}-{number}"
+    door, file = Ports(folder).door(name), first.settings.with_name(f"{name}.toml")
+    settings = msgspec.toml.decode(first.settings.read_bytes()) | {"member": number, "door": door}
+    write_private(file, msgspec.toml.encode(settings))
+    return replace(first, name=name, settings=file, door=door)
+
+
+async def admin(stack: Stack) -> asyncpg.Connection:
+    """A connection that may do anything."""
+    return await asyncpg.connect(stack.pg_admin_dsn, database=stack.database, ssl="disable")
 
 
 async def set_clock(db: asyncpg.Connection) -> timedelta:

@@ -26,7 +26,7 @@ from sandbox.processes import ROOT
 
 PATIENCE_SECONDS = 60.0
 MOST_FOREIGN = 0.05
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS, _LINGER_SECONDS = 0.02, 2.0  # the last answers go out after the last fact is handled
 
 
 class Broken(Exception):
@@ -149,9 +149,7 @@ async def play(
             "load_generator": [driver.pid],
         }
         acts.append(cpu.spent(start, end, parts, without={ground.db.get_server_pid()}))
-    after = await gate.count(ground.db, ground.kafka, loop.prefix)
-    if wrong := gate.faults(before, after, count):
-        raise Broken("\n".join(wrong))
+    await check(ground, loop.prefix, before, count)
     wall = sum(act.wall_ns for act in acts)
     return Round(
         loop=loop.name,
@@ -160,6 +158,16 @@ async def play(
         ns={part: sum(act.by_part[part] for act in acts) for part in acts[0].by_part},
         foreign_share=sum(act.foreign_ns for act in acts) / (wall * cpu.CORES),
     )
+
+
+async def check(ground: Ground, prefix: str, before: gate.Counts, count: int) -> None:
+    """The gate: everything is done, and nothing but that. Raises Broken."""
+    await _settled(ground, prefix, 2, _goal(before, count, 2))
+    end = time.monotonic() + _LINGER_SECONDS
+    while wrong := gate.faults(before, await gate.count(ground.db, ground.kafka, prefix), count):
+        if time.monotonic() > end:
+            raise Broken("\n".join(wrong))
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _goal(before: gate.Counts, count: int, act: int) -> tuple[int, ...]:
