@@ -13,10 +13,11 @@ from msgspec import Struct
 from msgspec.json import Decoder, encode
 
 from contracts.message import CONTRACTS
+from contracts.operations import OPERATORS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
 from contracts.topics import MAX_MESSAGE_BYTES, OPERATED, TOPICS
-from services.chassis import forbidden, metrics, trust
+from services.chassis import forbidden, metrics, misfits, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
@@ -30,8 +31,6 @@ LONGEST_KEY = 128
 MOST_REFS = 100
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _UUID, _TYPE = re.compile(r"[0-9a-f-]{36}"), re.compile(r"[a-z0-9_.]{1,80}")
-# What Postgres takes in no text; and what the `$` of our patterns lets pass, as Python reads it.
-_UNWRITABLE = re.compile(rb'\\u0000|\\(?:n|u000[aA])"')
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
 _PARTNER_OF_TOPIC: dict[str, Partner] = {partner.topic: partner for partner in PARTNERS.values()}
@@ -95,7 +94,8 @@ class Reader:
         partner = _PARTNER_OF_TOPIC.get(raw.topic)
         key, value = raw.key or b"", raw.value or b""
         if len(value) > MAX_MESSAGE_BYTES or len(key) > LONGEST_KEY or b"\0" in key:
-            return Unreadable(raw, Reason.SCHEMA_INVALID, "too large, or its key is none", subscription.type)
+            what = Unreadable(raw, Reason.SCHEMA_INVALID, "too large, or its key is none", subscription.type)
+            return None if self._is_kept_elsewhere(raw, subscription) else what
         if partner is None:
             return self._ours(raw, subscription)
         if not subscription.is_command:
@@ -136,11 +136,8 @@ class Reader:
         if raw.topic not in self.parks_for or type in self._all:
             return None
         contract = CONTRACTS.get(type)
-        if (
-            contract is not None
-            and contract.kind == "command"
-            and contract.owner in (*TOPICS[raw.topic].readers, "any")
-        ):
+        readers = () if raw.topic == OPERATORS else TOPICS[raw.topic].readers  # there they read orders only
+        if contract is not None and contract.kind == "command" and contract.owner in readers:
             return None
         return Unreadable(raw, Reason.NOT_PERMITTED, f"{type} does not belong on {raw.topic}", type)
 
@@ -214,8 +211,11 @@ class Reader:
     ) -> Arrival | Unreadable | None:
         """An order that every service hears, and that none of them can take, is kept by one of them."""
         what = self._believed(raw, subscription, partner, signed)
-        elsewhere = _is_order(subscription) and raw.offset is not None and raw.topic not in self.parks_for
-        return None if isinstance(what, Unreadable) and elsewhere else what
+        elsewhere = isinstance(what, Unreadable) and self._is_kept_elsewhere(raw, subscription)
+        return None if elsewhere else what
+
+    def _is_kept_elsewhere(self, raw: Raw, subscription: Subscription) -> bool:
+        return _is_order(subscription) and raw.offset is not None and raw.topic not in self.parks_for
 
     def _believed(
         self, raw: Raw, subscription: Subscription, partner: Partner, signed: bytes | None
@@ -242,12 +242,10 @@ class Reader:
     def _command(self, raw: Raw, subscription: Subscription, partner: Partner) -> Arrival | Unreadable | None:
         try:
             message: Any = subscription.decode(raw.value or b"")
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             return self._misfit(raw, subscription, partner, str(error))
-        if any(not 1990 <= getattr(message, name).year <= 2200 for name in subscription.instants):
-            return self._misfit(raw, subscription, partner, "an instant between 1990 and 2200")
-        if b"\\" in (raw.value or b"") and _UNWRITABLE.search(raw.value or b""):
-            return self._misfit(raw, subscription, partner, "a NUL character, or a line break behind a text")
+        if unfit := misfits.misfit(message, subscription.instants, raw.value or b""):
+            return self._misfit(raw, subscription, partner, unfit)
         if _is_order(subscription) and not self._is_for_us(raw, message.service):
             return None
         head = dict(raw.headers)
@@ -304,15 +302,14 @@ class Reader:
                 raise ValueError(request_id)
             if _is_order(subscription) and not self._is_for_us(raw, body.get("service")):
                 return None
-        except (msgspec.MsgspecError, TypeError, KeyError, ValueError):
+        except (msgspec.MsgspecError, TypeError, KeyError, ValueError, RecursionError):
             return Unreadable(raw, Reason.SCHEMA_INVALID, error[:300], subscription.type)
         error = error[:300]     # it may quote the partner, and an answer has a size
-        _, _, path = error.partition("required field `" if "required field" in error else " - at `$.")
         arrival = Arrival(type=subscription.type, message=body, subscription=subscription, refs=(), raw=raw)
         key = (raw.key or b"").decode("utf-8", "replace")
         arrival.key = key if key in body.values() or _UUID.fullmatch(key) else ""
         arrival.partner, arrival.request = partner.code, RequestKey(partner.code, request_id)
-        arrival.refusal = refused(Reason.SCHEMA_INVALID, field=path.rstrip("`"), rule=error)
+        arrival.refusal = refused(Reason.SCHEMA_INVALID, field=misfits.path(error), rule=error)
         return arrival
 
 
@@ -395,5 +392,8 @@ def _canonical(message: Struct, subscription: Subscription, keys: Keyring) -> by
     body = {name: getattr(message, name) for name in message.__struct_fields__}
     place = body.get("channel_ref") or body["request_id"]
     for name, inside in subscription.seals.items():
-        body[name] = keys.open(body[name], inside, place=place)
+        try:
+            body[name] = keys.open(body[name], inside, place=place)
+        except SealBroken as broken:
+            raise SealBroken(f"{name}.{broken}") from None
     return encode(body)
