@@ -40,7 +40,7 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
     Rounds that others disturbed count only if there are no others; `disturbed` says how many they were.
     """
     loops = {loop: [it for it in rounds if it.loop == loop] for loop in ("ours", "raw")}
-    told: dict[str, Any] = {loop: _loop(some) for loop, some in loops.items()}
+    told: dict[str, Any] = {loop: loop_figures(some) for loop, some in loops.items()}
     cost = {loop: told[loop]["cpu_ms_per_bt"]["total"]["median"] for loop in loops}
     return {
         **told,
@@ -64,8 +64,8 @@ def as_text(said: dict[str, Any]) -> str:
     ]
     for loop in ("ours", "raw"):
         cpu = said[loop]["cpu_ms_per_bt"]
-        cells = [_range(said[loop]["bt_per_s"], 1)] + [
-            _range(cpu[name], 1000) for name in ("total", *PARTS, "load_generator")
+        cells = [ranged(said[loop]["bt_per_s"], 1)] + [
+            ranged(cpu[name], 1000) for name in ("total", *PARTS, "load_generator")
         ]
         lines.append(f"{loop:>6}" + "".join(f"{cell:>22}" for cell in cells))
     short = (
@@ -82,26 +82,29 @@ def as_text(said: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _loop(rounds: Sequence[Round]) -> dict[str, Any]:
+def loop_figures(rounds: Sequence[Round]) -> dict[str, Any]:
+    """What one loop's rounds say: those that nobody disturbed, if there are any."""
     kept = [it for it in rounds if not it.disturbed] or list(rounds)
 
     def milliseconds(*parts: str) -> dict[str, float]:
-        return _spread([sum(it.ns[part] for part in parts) / it.transactions / 1e6 for it in kept])
+        return spread_of([sum(it.ns[part] for part in parts) / it.transactions / 1e6 for it in kept])
 
     return {
-        "bt_per_s": _spread([it.transactions / it.seconds for it in kept]),
+        "bt_per_s": spread_of([it.transactions / it.seconds for it in kept]),
         "cpu_ms_per_bt": {"total": milliseconds(*PARTS)}
         | {name: milliseconds(name) for name in (*PARTS, "load_generator")},
-        "foreign_share": _spread([it.foreign_share for it in rounds]),
+        "foreign_share": spread_of([it.foreign_share for it in rounds]),
         "transactions": rounds[0].transactions,
         "rounds": len(rounds),
         "disturbed": sum(it.disturbed for it in rounds),
     }
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def spread_of(values: Sequence[float]) -> dict[str, float]:
+    """Median and range."""
     return {"median": round(median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
 
 
-def _range(spread: dict[str, float], times: float) -> str:
+def ranged(spread: dict[str, float], times: float) -> str:
+    """The same as one cell."""
     return f"{spread['median'] * times:,.0f} [{spread['min'] * times:,.0f}–{spread['max'] * times:,.0f}]"
