@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "what",
         choices=list(MEASURES),
         help="pipeline: enrolled, billed, paid, settled, covered, told, beside a loop without any framework;"
+        " peers: the same work as others write it, by turns with ours;"
         " exact: its statements, rows, bytes and instructions, the same on every machine;"
         " season: trace and verify over the rows of a million bills",
     )
@@ -81,6 +82,15 @@ def _pipeline(folder: Path, quick: bool) -> "Said":
     return Said(said, as_text(said))
 
 
+def _peers(folder: Path, quick: bool) -> "Said":
+    from bench.peers import comparison  # noqa: PLC0415 -- as above
+    from bench.peers.report import as_text, summary  # noqa: PLC0415 -- as above
+
+    own, theirs = comparison.QUICK if quick else comparison.FULL
+    said = summary(asyncio.run(comparison.compare(folder, own, theirs, say)))
+    return Said(said, as_text(said))
+
+
 def _exact(folder: Path, _quick: bool) -> "Said":
     """The same however quick it is to be."""
     import msgspec  # noqa: PLC0415 -- as above
@@ -127,4 +137,4 @@ class Said(NamedTuple):
 
 
 Measure = Callable[[Path, bool], Said]  # over an empty folder; quick or whole
-MEASURES: dict[str, Measure] = {"pipeline": _pipeline, "exact": _exact, "season": _season}
+MEASURES: dict[str, Measure] = {"pipeline": _pipeline, "peers": _peers, "exact": _exact, "season": _season}

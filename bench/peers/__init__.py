@@ -1,0 +1,1 @@
+"""What does the same work cost as others write it, and in what others have built?"""
