@@ -31,6 +31,7 @@ LONGEST_KEY = 128
 MOST_REFS = 100
 REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _UUID, _TYPE = re.compile(r"[0-9a-f-]{36}"), re.compile(r"[a-z0-9_.]{1,80}")
+_NUMBER = re.compile(rb"[0-9]{1,9}")  # what a row of ours holds
 _AHEAD_MS = 300_000
 _untyped = Decoder().decode
 _PARTNER_OF_TOPIC: dict[str, Partner] = {partner.topic: partner for partner in PARTNERS.values()}
@@ -166,11 +167,10 @@ class Reader:
         if ahead_ms > _AHEAD_MS:
             return Unreadable(raw, Reason.ID_FROM_FUTURE, f"{ahead_ms} ms ahead", subscription.type)
         if raw.value is None:
-            return (
-                None
-                if subscription.compacted
-                else Unreadable(raw, Reason.BODY_INVALID, "no value", subscription.type)
-            )
+            nothing = Unreadable(raw, Reason.BODY_INVALID, "no value", subscription.type)
+            return None if subscription.compacted else nothing
+        if subscription.compacted and not _NUMBER.fullmatch(head.get("ce_sequence") or b""):
+            return Unreadable(raw, Reason.BODY_INVALID, "no ce_sequence", subscription.type)
         try:
             message = subscription.decode(raw.value)
         except msgspec.MsgspecError as error:
@@ -340,7 +340,7 @@ def _shown(kind: bytes) -> str:
 
 def _is_order(subscription: Subscription) -> bool:
     """Whether it is an operator's, which every service hears."""
-    return subscription.contract is not None and subscription.contract.owner == "any"
+    return subscription.is_command and subscription.contract.owner == "any"  # type: ignore[union-attr]
 
 
 def request_ref(request: RequestKey) -> int:

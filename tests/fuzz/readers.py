@@ -8,6 +8,7 @@ from typing import NamedTuple
 from contracts.operations import OPERATORS
 from contracts.topics import OPERATED, TOPICS
 from sandbox.fuzz.due import Due, Payload
+from services.chassis import misfits
 from services.chassis.arrival import Arrival, Raw, Unreadable
 from services.chassis.keys import load_keyring
 from services.chassis.operators import Orders
@@ -74,7 +75,8 @@ def _wrongly_parked(due: Due, heard: list[Heard]) -> str:
     for each in heard:
         if not isinstance(each.what, Unreadable):
             return f"{each.service} takes it"
-        if each.what.reason.name not in due.reasons or due.path not in each.what.detail:
+        named = due.path in each.what.detail or due.path == misfits.path(each.what.detail)
+        if each.what.reason.name not in due.reasons or not named:
             return f"{each.service}: {each.what.reason.name} {each.what.detail!r}"
     return ""
 

@@ -1,7 +1,7 @@
 """What do the readers of all services make of what is wrong with a message? Without a server: a millisecond
 each."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -9,6 +9,8 @@ from random import Random
 import pytest
 
 from contracts.partners import PARTNERS
+from sandbox.fuzz.due import Payload
+from sandbox.fuzz.facts import Facts
 from sandbox.fuzz.payloads import Commands, stream
 from sandbox.keys import make_keys
 from sandbox.partner import Partner
@@ -42,10 +44,20 @@ def commands(keys: Path) -> Callable[[int], Commands]:
 def test_each_payload_is_kept_or_refused_by_one_service_for_its_reason_and_with_its_path(
     commands: Callable[[int], Commands], keys: Path, seed: int
 ) -> None:
-    readers = Readers(keys)
-    mistaken = {
-        f"{payload.what}: {what}"
-        for payload in stream(commands(seed), COUNT)
-        if (what := wrong(payload.due, readers.hear(payload)))
-    }
-    assert not mistaken, "\n".join(sorted(mistaken))
+    assert not mistaken(Readers(keys), stream(commands(seed), COUNT))
+
+
+def test_a_broken_fact_is_kept_by_all_who_hear_it_and_a_known_or_strange_one_by_nobody(keys: Path) -> None:
+    facts = Facts([], Random(1))
+    assert not mistaken(Readers(keys), (facts.one(number) for number in range(COUNT)))
+
+
+def mistaken(readers: Readers, payloads: Iterable[Payload]) -> list[str]:
+    """What became of the payloads that it must not."""
+    return sorted(
+        {
+            f"{payload.what}: {what}"
+            for payload in payloads
+            if (what := wrong(payload.due, readers.hear(payload)))
+        }
+    )
