@@ -42,7 +42,7 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 QUICK = Size(rounds=2, transactions=3_000, warming=500)
-FULL = Size(rounds=5, transactions=20_000, warming=3_000)
+FULL = Size(rounds=5, transactions=10_000, warming=2_000)
 
 
 async def compare(folder: Path, size: Size, say: Say) -> list[Round]:
@@ -120,7 +120,14 @@ async def watching(stack: Stack, servers: Servers) -> AsyncIterator[Ground]:
     await kafka.start()
     try:
         pids = servers.pids()
-        yield Ground(db=db, kafka=kafka, postgres=pids["postgres"] or 0, broker=pids["kafka"] or 0)
+        assert servers.kafka is not None
+        yield Ground(
+            db=db,
+            kafka=kafka,
+            postgres=pids["postgres"] or 0,
+            broker=pids["kafka"] or 0,
+            topics=servers.kafka.data,
+        )
     finally:
         await kafka.stop()
         await db.close()

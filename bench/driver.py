@@ -352,10 +352,10 @@ class Driver:
         return made
 
 
-async def main(world: World) -> None:
+async def main(world: World, kind: type[Driver] = Driver) -> None:
     """Obey until standard input ends."""
     cheap_lz4()
-    driver = Driver(world)
+    driver = kind(world)
     await driver.start()
     loop = asyncio.get_running_loop()
     _tell({"otlp": sink.serve()})

@@ -8,7 +8,7 @@ warmed before it, so that neither pays for the other's idling.
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,13 +20,15 @@ from msgspec import Struct
 
 from bench import cpu, gate
 from bench.driver import Order, World
-from contracts.topics import SERVICES
+from bench.weight import per_transaction, weigh
 from sandbox.ports import write_private
 from sandbox.processes import ROOT
+from services.chassis.ids import uuid7
 
 PATIENCE_SECONDS = 60.0
 MOST_FOREIGN = 0.05
-_LOOK_SECONDS, _LINGER_SECONDS = 0.02, 2.0  # the last answers go out after the last fact is handled
+PARTS = ("app", "postgres", "broker")  # what a business transaction costs; the load generator stands apart
+_LOOK_SECONDS, _LINGER_SECONDS = 0.02, 10.0  # the last answers go out after the last fact is handled
 
 
 class Broken(Exception):
@@ -34,13 +36,21 @@ class Broken(Exception):
 
 
 class Round(Struct, frozen=True, kw_only=True):
-    """One measured round. seconds: both acts. ns: processor time by part."""
+    """One measured round. seconds: both acts. ns: processor time by part. wrote: for each transaction,
+    see weight.py.
+    """
 
     loop: str
     transactions: int
     seconds: float
     ns: dict[str, int]
     foreign_share: float
+    wrote: dict[str, float] = {}
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time that a transaction cost, without the load generator's."""
+        return sum(self.ns[part] for part in PARTS) / self.transactions / 1e3
 
     @property
     def disturbed(self) -> bool:
@@ -66,13 +76,14 @@ class Loop(Protocol):
 
 class Ground(Struct, kw_only=True):
     """What rounds stand on. db: the watcher's connection, whose own cost counts for nobody. postgres,
-    broker: process ids.
+    broker: process ids. topics: the broker's folder.
     """
 
     db: asyncpg.Connection
     kafka: AIOKafkaConsumer
     postgres: int
     broker: int
+    topics: Path
 
 
 class Outside:
@@ -96,13 +107,13 @@ class Outside:
 
 
 @asynccontextmanager
-async def outside(world: World, file: Path) -> AsyncIterator[Outside]:
+async def outside(world: World, file: Path, module: str = "bench.driver") -> AsyncIterator[Outside]:
     """A driver for as long as the block lasts. It ends with us, because its standard input does."""
     write_private(file, msgspec.json.encode(world))
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "bench.driver",
+        module,
         str(file),
         cwd=ROOT,
         limit=1 << 26,
@@ -127,20 +138,30 @@ async def outside(world: World, file: Path) -> AsyncIterator[Outside]:
 
 
 async def play(
-    ground: Ground, loop: Loop, driver: Outside, first: int, count: int, people: list[str]
+    ground: Ground,
+    loop: Loop,
+    driver: Outside,
+    first: int,
+    count: int,
+    people: list[str],
+    grows: gate.Counts = gate.GROWS,
 ) -> Round:
-    """One round: applicants `first` to `first + count` go all the way. Raises Broken."""
+    """One round: applicants `first` to `first + count` go all the way. grows: what the gate expects. Raises
+    Broken.
+    """
     await driver.do(Order(do="prepare", first=first, count=count, people=people))
     await ground.db.execute("checkpoint")
     before = await gate.count(ground.db, ground.kafka, loop.prefix)
+    light = await weigh(ground.db, ground.topics, loop.prefix)
+    since = f"{uuid7()[:13]}-7000-8000-000000000000"  # the first id of this millisecond
     acts = []
     for act, order in ((1, "apply"), (2, "pay")):
         if act == 2:
             await driver.do(Order(do="sign"))
-        goal = _goal(before, count, act)
+        goal = _goal(count, act)
         start = cpu.read_clock(time.monotonic_ns())
         await driver.do(Order(do=order, count=count))
-        await _settled(ground, loop.prefix, act, goal)
+        await _settled(ground, loop.prefix, act, since, goal)
         end = cpu.read_clock(time.monotonic_ns())
         parts = {
             "app": loop.roots(),
@@ -149,7 +170,8 @@ async def play(
             "load_generator": [driver.pid],
         }
         acts.append(cpu.spent(start, end, parts, without={ground.db.get_server_pid()}))
-    await check(ground, loop.prefix, before, count)
+    await check(ground, loop.prefix, before, count, grows)
+    heavy = await weigh(ground.db, ground.topics, loop.prefix)
     wall = sum(act.wall_ns for act in acts)
     return Round(
         loop=loop.name,
@@ -157,28 +179,40 @@ async def play(
         seconds=wall / 1e9,
         ns={part: sum(act.by_part[part] for act in acts) for part in acts[0].by_part},
         foreign_share=sum(act.foreign_ns for act in acts) / (wall * cpu.CORES),
+        wrote=per_transaction(light, heavy, count),
     )
 
 
-async def check(ground: Ground, prefix: str, before: gate.Counts, count: int) -> None:
-    """The gate: everything is done, and nothing but that. Raises Broken."""
-    await _settled(ground, prefix, 2, _goal(before, count, 2))
+async def check(
+    ground: Ground,
+    prefix: str,
+    before: gate.Counts,
+    count: int,
+    grows: gate.Counts = gate.GROWS,
+    *,
+    repeated: Collection[str] = (),
+) -> None:
+    """The gate: everything is done, and nothing but that. Raises Broken. repeated: see gate.faults."""
     end = time.monotonic() + _LINGER_SECONDS
-    while wrong := gate.faults(before, await gate.count(ground.db, ground.kafka, prefix), count):
+    while wrong := gate.faults(
+        before, await gate.count(ground.db, ground.kafka, prefix), count, grows, repeated=repeated
+    ):
         if time.monotonic() > end:
             raise Broken("\n".join(wrong))
         await asyncio.sleep(_LOOK_SECONDS)
 
 
-def _goal(before: gate.Counts, count: int, act: int) -> tuple[int, ...]:
-    names = [f"facts handled once by {s}" for s in SERVICES if act == 2 or s != "enrollment"]
-    return tuple(before[name] + (gate.GROWS[name] if act == 2 else 1) * count for name in names)
+def _goal(count: int, act: int) -> tuple[int, ...]:
+    """Facts handled in the whole round, by service, when the act is over."""
+    return tuple(
+        (gate.GROWS[f"facts handled once by {s}"] if act == 2 else 1) * count for s in gate.listening(act)
+    )
 
 
-async def _settled(ground: Ground, prefix: str, act: int, goal: tuple[int, ...]) -> None:
+async def _settled(ground: Ground, prefix: str, act: int, since: str, goal: tuple[int, ...]) -> None:
     """Until every service has handled what the act has for it."""
     end = time.monotonic() + PATIENCE_SECONDS
-    while (seen := await gate.grown(ground.db, prefix, act)) != goal:
+    while (seen := await gate.handled(ground.db, prefix, act, since)) != goal:
         if time.monotonic() > end:
             raise Broken(
                 f"act {act} is not over after {PATIENCE_SECONDS:.0f} s: facts handled {seen}, expected {goal}"

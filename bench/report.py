@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from bench.pipeline import MOST_FOREIGN, Round
+from bench.pipeline import MOST_FOREIGN, PARTS, Round
 
-PARTS = ("app", "postgres", "broker")  # what a business transaction costs; the load generator stands apart
 AIM = 0.5
 
 # One business transaction: these rows and messages, the same for both loops; bench/gate.py counts them.
@@ -68,6 +67,15 @@ def as_text(said: dict[str, Any]) -> str:
             ranged(cpu[name], 1000) for name in ("total", *PARTS, "load_generator")
         ]
         lines.append(f"{loop:>6}" + "".join(f"{cell:>22}" for cell in cells))
+    lines += [
+        "",
+        *(
+            f"{what.replace('_', ' ') + ' per BT':>24}: "
+            + "   ".join(f"{loop} {ranged(said[loop]['per_bt'][what], 1)}" for loop in ("ours", "raw"))
+            for what in said["ours"]["per_bt"]
+            if what != "commits"
+        ),
+    ]
     short = (
         ""
         if said["roofline_fraction"] >= AIM
@@ -93,6 +101,7 @@ def loop_figures(rounds: Sequence[Round]) -> dict[str, Any]:
         "bt_per_s": spread_of([it.transactions / it.seconds for it in kept]),
         "cpu_ms_per_bt": {"total": milliseconds(*PARTS)}
         | {name: milliseconds(name) for name in (*PARTS, "load_generator")},
+        "per_bt": {what: spread_of([it.wrote[what] for it in kept]) for what in kept[0].wrote},
         "foreign_share": spread_of([it.foreign_share for it in rounds]),
         "transactions": rounds[0].transactions,
         "rounds": len(rounds),

@@ -7,7 +7,7 @@ past the services: a million bills stand in minutes. The newest of what was said
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -116,7 +116,17 @@ async def _admin(stack: Stack) -> asyncpg.Connection:
 
 
 async def fill(stack: Stack, bills: int, say: Callable[[str], None]) -> None:
-    """Everybody's rows; past triggers, and the console's indexes afterwards."""
+    """Everybody's rows, and the newest messages on their topics."""
+    await write_rows(stack, bills, say, OPERATED)
+    db = await _admin(stack)
+    try:
+        await _send(stack, db)
+    finally:
+        await db.close()
+
+
+async def write_rows(stack: Stack, bills: int, say: Callable[[str], None], whose: Sequence[str]) -> None:
+    """Rows of these services; past triggers, and the console's indexes afterwards."""
     db = await _admin(stack)
     try:
         await db.execute("drop schema if exists season cascade")
@@ -126,13 +136,12 @@ async def fill(stack: Stack, bills: int, say: Callable[[str], None]) -> None:
             " and indexname like 'ix_%'"
         )
         await db.execute("".join(f"drop index console.{name};" for name, _ in indexes))
-        work = [statement for service in OPERATED for statement in _statements(service)]
+        work = [statement for service in whose for statement in _statements(service)]
         say(f"{len(work)} statements for {bills:,} people")
         await asyncio.gather(*(_work(stack, work) for _ in range(2)))
         work += [index for _, index in indexes]
         await asyncio.gather(*(_work(stack, work) for _ in range(2)))
         await db.execute("vacuum analyze")
-        await _send(stack, db)
     finally:
         await db.close()
 

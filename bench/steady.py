@@ -8,7 +8,7 @@ the cover durable; what lies between is the citizen's own time.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +21,7 @@ from bench.comparison import Say
 from bench.driver import Order
 from bench.memory import peaks
 from bench.ours import Ours
-from bench.pipeline import Broken, check
+from bench.pipeline import PARTS, Broken, check
 from bench.site import Site, site
 
 LOADS = (0.1, 0.5, 0.8)  # of its own maximum
@@ -98,12 +98,16 @@ async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
     return {
         "maximum_bt_per_s": round(maximum),
         "levels": {name: each.figures() for name, each in levels.items()},
+        "cores_at_50": round(sum(levels["50"].cores[part] for part in PARTS), 3),
         "peak_pss_mb": {name: round(most / 1e6) for name, most in memory.items()},
+        "most_pss_mb": round(max(memory.values()) / 1e6),
     }
 
 
-async def level(here: Site, services: Ours, rate: float, seconds: float) -> Level:
-    """Two phases of so many seconds at this rate. Raises Broken."""
+async def level(
+    here: Site, services: Ours, rate: float, seconds: float, *, repeated: Collection[str] = ()
+) -> Level:
+    """Two phases of so many seconds at this rate. Raises Broken. repeated: see gate.faults."""
     ground, driver = here.ground, here.driver
     count = max(1, int(rate * seconds))
     before = await gate.count(ground.db, ground.kafka, "")
@@ -121,7 +125,7 @@ async def level(here: Site, services: Ours, rate: float, seconds: float) -> Leve
         spent.append(cpu.spent(start, end, parts, without={ground.db.get_server_pid()}))
     await driver.do(Order(do="sign"))
     await driver.do(Order(do="pay", count=count))
-    await check(ground, "", before, _GROUPS * count)
+    await check(ground, "", before, _GROUPS * count, repeated=repeated)
     wall = sum(each.wall_ns for each in spent)
     return Level(
         rate=rate,
@@ -157,3 +161,22 @@ def _last(committed: dict[tuple[str, str], float], person: str, templates: tuple
         return max(committed[person, template] for template in templates)
     except KeyError as missing:
         raise Broken(f"nothing durable for {missing}") from None
+
+
+def as_text(said: dict[str, Any]) -> str:
+    """For people."""
+    lines = [
+        f"own maximum, closed loop: {said['maximum_bt_per_s']:,} BT/s",
+        f"{'load':>6}{'BT/s':>8}{'n':>8}{'p50':>9}{'p99':>9}{'p99.9 ms':>9}{'apply p50':>11}{'pay p50':>9}"
+        + "".join(f"{part:>10}" for part in (*PARTS, "load gen."))
+        + "  processors; foreign",
+    ]
+    for name, it in said["levels"].items():
+        ms = "".join(f"{it['e2e_ms'][p]:>9,.0f}" for p in _PERCENTILES)
+        acts = f"{it['apply_ms']['p50']:>11,.0f}{it['pay_ms']['p50']:>9,.0f}"
+        cores = "".join(f"{it['cores'][part]:>10.2f}" for part in (*PARTS, "load_generator"))
+        lines.append(
+            f"{name:>6}{it['bt_per_s']:>8,.0f}{it['n']:>8,}{ms}{acts}{cores}  {it['foreign_share']:.0%}"
+        )
+    memory = ", ".join(f"{name} {most} MB" for name, most in said["peak_pss_mb"].items())
+    return "\n".join([*lines, f"peak memory (PSS) meanwhile: {memory}"])

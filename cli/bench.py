@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " season: trace and verify over the rows of a million bills",
     )
     parser.add_argument(
-        "--quick", action="store_true", help="two short rounds instead of five long ones; 20,000 bills"
+        "--quick",
+        action="store_true",
+        help="few and short rounds, and nothing is written to bench/RESULTS.md",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object at the end and nothing else"
@@ -37,22 +39,49 @@ def run(args: argparse.Namespace) -> int:
     if named := [name for name in _SERVERS if os.environ.get(name)]:
         say(f"bench measures the processes of its own stack; unset {' and '.join(named)}")
         return 2
-    from bench.pipeline import Broken  # noqa: PLC0415 -- imported when needed: --help stays instant
-    from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 -- as above
+    from sandbox.kafka import KafkaTrouble  # noqa: PLC0415 -- imported when needed: --help stays instant
     from sandbox.kafka_kit import KitTrouble  # noqa: PLC0415 -- as above
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 -- as above
 
+    wanted = ALL if args.what == "all" else (args.what,)
     try:
-        said = _measured(MEASURES[args.what], args.quick)
-    except Broken as broken:
-        say(f"no figure: {broken}")
-        return 1
+        said = {what: figure for what in wanted if (figure := _figure(what, args.quick)) is not None}
     except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble) as trouble:
         say(str(trouble))
         return 2
-    sys.stdout.write(said.json() if args.json else said.text())
-    return 0
+    for what, figure in said.items():
+        if args.json:
+            sys.stdout.write(figure.json())
+        else:
+            sys.stdout.write((f"{what}\n" if len(wanted) > 1 else "") + figure.text())
+    _tell_goals({what: figure.figures for what, figure in said.items()})
+    return 0 if len(said) == len(wanted) else 1
+
+
+def _figure(what: str, quick: bool) -> "Said | None":
+    """One measurement, written down unless it was quick. None: a round failed its gate."""
+    from bench import results  # noqa: PLC0415 -- as above
+    from bench.pipeline import Broken  # noqa: PLC0415 -- as above
+
+    try:
+        said = _measured(MEASURES[what], quick)
+    except Broken as broken:
+        say(f"no figure: {broken}")
+        return None
+    if not quick:
+        results.keep(what, said.figures, said.people)
+        results.write(results.recall())
+    return said
+
+
+def _tell_goals(measured: dict[str, dict[str, Any]]) -> None:
+    """What was reached of that which these measurements decide."""
+    from bench.goals import reached  # noqa: PLC0415 -- as above
+
+    for each in reached(measured):
+        if each.value is not None:
+            say(each.text)
 
 
 def _measured(measure: "Measure", quick: bool) -> "Said":
@@ -107,7 +136,28 @@ def _exact(folder: Path, _quick: bool) -> "Said":
         servers.stop()
     for line in differences(expected(), found):
         say(line)
-    return Said(msgspec.to_builtins(found), as_text(found))
+    return Said(msgspec.to_builtins(found) | {"wal_ratio": round(found.wal_ratio, 4)}, as_text(found))
+
+
+def _latency(folder: Path, quick: bool) -> "Said":
+    from bench.steady import FULL, QUICK, as_text, measure  # noqa: PLC0415 -- as above
+
+    said = asyncio.run(measure(folder, QUICK if quick else FULL, say))
+    return Said(said, as_text(said))
+
+
+def _drills(folder: Path, quick: bool) -> "Said":
+    from bench.drills import FULL, QUICK, as_text, measure  # noqa: PLC0415 -- as above
+
+    said = asyncio.run(measure(folder, QUICK if quick else FULL, say))
+    return Said(said, as_text(said))
+
+
+def _flatness(folder: Path, quick: bool) -> "Said":
+    from bench.flat import FULL, QUICK, as_text, measure  # noqa: PLC0415 -- as above
+
+    said = asyncio.run(measure(folder, QUICK if quick else FULL, say))
+    return Said(said, as_text(said))
 
 
 def _season(folder: Path, quick: bool) -> "Said":
@@ -137,4 +187,12 @@ class Said(NamedTuple):
 
 
 Measure = Callable[[Path, bool], Said]  # over an empty folder; quick or whole
-MEASURES: dict[str, Measure] = {"pipeline": _pipeline, "peers": _peers, "exact": _exact, "season": _season}
+MEASURES: dict[str, Measure] = {
+    "exact": _exact,
+    "pipeline": _pipeline,
+    "latency": _latency,
+    "drills": _drills,
+    "flatness": _flatness,
+    "season": _season,
+}
+ALL = tuple(MEASURES)[:-1]  # of a season, filling takes longer than everything else

@@ -13,10 +13,12 @@ _OUTBOX = """create table {s}.unsent (
 # The tutorial keeps no list of what it has handled, so its rows have to witness it. That a bill is settled
 # leaves none in payment; there the order that it has paid stands for it.
 _HANDLED = {
-    "enrollment": "select from {s}.coverage where status = 'ACTIVE'",
-    "billing": "select from {s}.bill union all select from {s}.bill where status = 'SETTLED'",
-    "payment": "select from {s}.obligation union all select from {s}.obligation where status = 'SETTLED'",
-    "notify": "select from {s}.notification",
+    "enrollment": "select enrollment_id as ce_id from {s}.coverage where status = 'ACTIVE'",
+    "billing": "select obligation_id as ce_id from {s}.bill"
+    " union all select obligation_id from {s}.bill where status = 'SETTLED'",
+    "payment": "select obligation_id as ce_id from {s}.obligation"
+    " union all select obligation_id from {s}.obligation where status = 'SETTLED'",
+    "notify": "select notification_id as ce_id from {s}.notification",
 }
 _NOTHING_WAITS = "create view {s}.unsent as select where false;"
 

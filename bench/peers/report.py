@@ -5,8 +5,8 @@ adds.
 from collections.abc import Sequence
 from typing import Any
 
-from bench.pipeline import MOST_FOREIGN, Round
-from bench.report import PARTS, loop_figures, ranged, spread_of
+from bench.pipeline import MOST_FOREIGN, PARTS, Round
+from bench.report import loop_figures, ranged, spread_of
 
 DIFFERS = {
     "ours": "has signatures, seals, tracing, metrics, parking, refusals; handles in batches what waits.",
