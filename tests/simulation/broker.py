@@ -1,0 +1,202 @@
+"""What does Kafka do here? Partitions in memory: at least once, in order, with generations, failing."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka.errors import CommitFailedError, KafkaTimeoutError
+from msgspec.json import Decoder
+
+from contracts.answers import Accepted, Rejected
+from contracts.topics import PARTITIONS
+from services.chassis.ids import partition_of
+from tests.simulation.schedule import Schedule
+
+NOT_SENT, NO_WORD = "not sent", "no word"       # a send: it did not arrive; it did, and nobody says so
+REFUSED, NO_REPLY = "refused", "no reply"       # a commit of offsets
+_answer = Decoder(Accepted | Rejected).decode
+Headers = list[tuple[str, bytes]]
+
+
+class Letter(NamedTuple):
+    """A record on its way in."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+class Broker:
+    """Topics, and what each group has committed. is_up: whether it can be reached; cut_off: who cannot."""
+
+    def __init__(self, schedule: Schedule, millis: Callable[[], int]) -> None:
+        self.schedule, self._millis = schedule, millis
+        self.logs: dict[TopicPartition, list[ConsumerRecord]] = {}
+        self.committed: dict[tuple[str, TopicPartition], int] = {}
+        self.groups: dict[str, Group] = {}
+        self.is_up = True
+        self.cut_off: set[str] = set()
+        self.answers: dict[str, list[Accepted | Rejected]] = {}     # by request id
+        self.order: list[tuple[int, ConsumerRecord]] = []           # everything, with its step
+
+    def reachable(self, service: str) -> bool:
+        """Whether this service's processes get through."""
+        return self.is_up and service not in self.cut_off
+
+    def append(self, topic: str, part: int | None, letter: Letter) -> ConsumerRecord:
+        """At the end of its partition; without one, where its key belongs."""
+        if part is None:
+            part = partition_of((letter.key or b"").decode("utf-8", "replace"))
+        partition = TopicPartition(topic, part)
+        log = self.logs.setdefault(partition, [])
+        record = ConsumerRecord(
+            topic=topic, partition=part, offset=len(log), timestamp=self._millis(), timestamp_type=0,
+            key=letter.key, value=letter.value, checksum=None, serialized_key_size=len(letter.key or b""),
+            serialized_value_size=len(letter.value or b""), headers=tuple(letter.headers),
+        )
+        log.append(record)
+        self.order.append((self.schedule.steps, record))
+        kind = dict(letter.headers).get("ce_type")
+        if kind is not None and kind.startswith(b"answer.") and letter.value:
+            answer = _answer(letter.value)
+            self.answers.setdefault(answer.request_id, []).append(answer)
+        return record
+
+    def end(self, partition: TopicPartition) -> int:
+        """The next record's offset."""
+        return len(self.logs.get(partition, ()))
+
+    def facts(self, kind: str, person_id: str) -> list[ConsumerRecord]:
+        """What was said of a person under this type."""
+        return [r for _, r in self.order
+                if r.key == person_id.encode() and dict(r.headers).get("ce_type") == kind.encode()]
+
+
+class _Batch:
+    def __init__(self) -> None:
+        self.letters: list[Letter] = []
+
+    def append(
+        self, *, key: bytes | None, value: bytes | None, timestamp: None, headers: Headers
+    ) -> object:
+        """Never full."""
+        assert timestamp is None
+        self.letters.append(Letter(key, value, headers))
+        return self
+
+    def close(self) -> None:
+        """It goes now."""
+
+
+class Producer:
+    """As the relay needs one. actor: whose; a send is a gate."""
+
+    def __init__(self, broker: Broker, actor: str) -> None:
+        self._broker, self._actor = broker, actor
+        self._service = actor.split(".")[0]
+
+    def create_batch(self) -> _Batch:
+        """An empty one."""
+        return _Batch()
+
+    async def send_batch(self, batch: _Batch, topic: str, *, partition: int) -> Any:
+        """A future that is done: appended, or failed."""
+        schedule = self._broker.schedule
+        fault = await schedule.gate(f"{self._actor}.send", "send", (NOT_SENT, NO_WORD))
+        done = schedule.loop.create_future()
+        if fault == NOT_SENT or not self._broker.reachable(self._service):
+            done.set_exception(KafkaTimeoutError("simulated"))
+            return done
+        for letter in batch.letters:
+            record = self._broker.append(topic, partition, letter)
+            kind = dict(letter.headers).get("ce_type", b"").decode()
+            schedule.note(f"{self._actor} says {kind} {topic}/{partition}/{record.offset}")
+        if fault == NO_WORD:
+            done.set_exception(KafkaTimeoutError("simulated"))
+        else:
+            done.set_result(None)
+        return done
+
+
+class Group:
+    """A consumer group. Its partitions are given out anew whenever a member comes or goes."""
+
+    def __init__(self, name: str, topics: list[str]) -> None:
+        self.name, self.topics = name, topics
+        self.members: list[Consumer] = []
+        self.generation = 0
+
+    def give_out(self) -> None:
+        """Every partition to one of the members; the same number of each topic to the same one."""
+        self.generation += 1
+        turn = self.generation
+        for at, member in enumerate(self.members):
+            member.generation = self.generation
+            member.owned = {
+                TopicPartition(topic, part) for topic in self.topics for part in range(PARTITIONS)
+                if (part + turn) % len(self.members) == at
+            }
+
+
+class Consumer:
+    """As a lane needs one."""
+
+    def __init__(self, broker: Broker, group: Group, actor: str) -> None:
+        self._broker, self.group, self.actor = broker, group, actor
+        self.service = actor.split(".")[0]
+        self.owned: set[TopicPartition] = set()
+        self.positions: dict[TopicPartition, int] = {}
+        self.generation = -1
+        self.ready = False          # the comparison after an assignment is through
+
+    def assignment(self) -> set[TopicPartition]:
+        """What it believes to own."""
+        return set(self.owned)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Its next record."""
+        self.positions[partition] = offset
+
+    def highwater(self, partition: TopicPartition) -> int:
+        """The partition's end."""
+        return self._broker.end(partition)
+
+    async def committed(self, partition: TopicPartition) -> int | None:
+        """What the broker knows of the group."""
+        return self._broker.committed.get((self.group.name, partition))
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Nothing is ever deleted."""
+        return dict.fromkeys(partitions, 0)
+
+    async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+        """CommitFailedError: the group has moved on."""
+        fault = await self._broker.schedule.gate(f"{self.actor}.commit", "offsets", (REFUSED, NO_REPLY))
+        if fault == REFUSED or self.generation != self.group.generation:
+            raise CommitFailedError("simulated")
+        if not self._broker.reachable(self.service):
+            raise KafkaTimeoutError("simulated")
+        for partition, offset in sorted(offsets.items()):
+            self._broker.committed[self.group.name, partition] = offset
+        if fault == NO_REPLY:
+            raise KafkaTimeoutError("simulated")
+
+    def start(self) -> None:
+        """From what is committed."""
+        known = self._broker.committed
+        self.positions = {p: known.get((self.group.name, p), 0) for p in sorted(self.owned)}
+
+    def has_records(self) -> bool:
+        """Whether a fetch would bring some."""
+        if not self._broker.reachable(self.service) or self.generation != self.group.generation:
+            return False
+        return self.ready and any(at < self._broker.end(p) for p, at in self.positions.items())
+
+    def take(self, most: int) -> tuple[ConsumerRecord, ...]:
+        """The next ones of each partition, so many in all."""
+        taken: list[ConsumerRecord] = []
+        for partition, at in sorted(self.positions.items()):
+            run = self._broker.logs.get(partition, [])[at:at + most - len(taken)]
+            self.positions[partition] = at + len(run)
+            taken += run
+        return tuple(taken)

@@ -1,0 +1,105 @@
+"""When all is quiet: did everything arrive, once, and do topics, tables and the outside agree?"""
+
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from aiokafka import TopicPartition
+
+from services.chassis.provision import SCHEMAS
+
+if TYPE_CHECKING:
+    from tests.simulation.city import City
+
+DOUBTFUL = (
+    "silent, done",
+    "crash",
+    "freeze",
+    "zombie",
+    "time",
+    "no database",
+    "cut",
+    "lost",
+    "locked",
+    "full",
+)
+
+
+async def final(city: "City") -> list[str]:
+    """What is wrong at the end of a healed run."""
+    wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city)]
+    wrong += await city.truth.wrong(set(SCHEMAS), quiet=True)
+    return wrong + await _outbox(city)
+
+
+def _unfinished(city: "City") -> list[str]:
+    """I24."""
+    wrong = []
+    for person in city.people:
+        if person.done != "covered":
+            gate = city.schedule.gates.get(person.name)
+            wrong.append(f"I24 {person.name} ({person.plan}) is {person.done or 'not paid'},"
+                         f" stands at {gate.label if gate else 'nothing'}")
+    for service, work in sorted(city.truth.work.items()):
+        if work.unsent or work.calls or work.parked or work.halted or work.awaits_since:
+            wrong.append(f"I24 {service} is not done: {work}")
+    return wrong
+
+
+def _order(city: "City") -> list[str]:
+    """I11: per aggregate and topic, sequences are 1..n, and never go back, but for repeats."""
+    wrong, seen = [], defaultdict(dict)  # type: ignore[var-annotated]
+    for _, record in city.broker.order:
+        head = dict(record.headers)
+        owned = record.topic.split(".")[0] in SCHEMAS and not record.topic.endswith(".operations")
+        if not owned or not head.get("ce_subject") or record.key == b"nobody":
+            continue
+        ids = seen[record.topic, head["ce_subject"]]
+        event, sequence = head["ce_id"], int(head["ce_sequence"])
+        if event in ids:
+            continue
+        if sequence != len(ids) + 1:
+            wrong.append(f"I11 {record.topic} {head['ce_subject'].decode()}: {sequence} after {len(ids)}")
+        ids[event] = sequence
+    return wrong
+
+
+def _offsets(city: "City") -> list[str]:
+    """I14: every record of every group is passed, and the broker knows it."""
+    wrong = []
+    for group in city.broker.groups.values():
+        for topic in group.topics:
+            for part in range(4):
+                partition = TopicPartition(topic, part)
+                end, at = city.broker.end(partition), city.broker.committed.get((group.name, partition), 0)
+                for lane in [
+                    lane for m in city.members.values() for lane in m.lanes if lane.group == group.name
+                ]:
+                    at = max(at, lane.skipped.get(partition, 0))    # goes out with the next batch
+                if at < end:
+                    wrong.append(f"I14 {group.name} stands at {at} of {end} in {topic}/{part}")
+    return wrong
+
+
+def _texts(city: "City") -> list[str]:
+    """I18: nobody is told twice, unless the provider's word got lost or its sender was out of touch."""
+    if any(fault in DOUBTFUL for fault, _ in city.schedule.met):
+        return []
+    return [f"I18 {what} went out {count} times" for what, count in city.texts.accepted.items() if count > 1]
+
+
+async def _outbox(city: "City") -> list[str]:
+    """I12: what was said is on its topic, and nothing else is."""
+    said = {dict(r.headers)["ce_id"].decode() for _, r in city.broker.order
+            if r.topic.split(".")[0] in SCHEMAS or r.topic.endswith(".replies")
+            if r.key != b"nobody"}
+    rows = await city.schedule.monitor.fetch(
+        " union all ".join(f"select ce_id::text, type from {s}.outbox" for s in SCHEMAS))
+    kept = {row[0]: row[1] for row in rows}
+    wrong = [f"I12 {kept[i]} {i} never reached its topic" for i in sorted(kept.keys() - said)]
+    wrong += [f"I12 {i} is on a topic and in no outbox" for i in sorted(said - kept.keys())]
+    told = await city.schedule.monitor.fetch(
+        "select ce_id::text from payment.outbox where type = 'payment.payment_settled.v1' and not exists"
+        " (select from notify.notification where notification_id = ce_id)")
+    return wrong + [f"I17 nobody is told of payment {row[0]}" for row in told]
+
+

@@ -1,0 +1,232 @@
+"""How does a run go? A policy chooses each step; then all is healed, all work must end, books are compared.
+"""
+
+import random
+from collections.abc import Callable
+from datetime import timedelta
+
+from typing_extensions import override
+
+from tests.simulation import trouble
+from tests.simulation.checks import final
+from tests.simulation.city import GO, REBALANCE, City
+from tests.simulation.clockwork import START
+from tests.simulation.schedule import Action, Gate
+
+Policy = Callable[[City], Action | None]
+MOST_STEPS = 2500           # of the first phase, whoever chooses
+HEALING_STEPS = 6000        # within so many all work has ended
+MOST_NUDGES, NUDGE_SECONDS = 40, 400.0      # citizens who wait for words; clocks that were wrong come right
+ROUND_STEPS = 400           # after so many operators look again
+HORIZON = START + timedelta(days=14)        # cover has begun by then
+
+
+def fair(city: City) -> Action | None:
+    """Whoever has waited longest."""
+    return next(iter(city.enabled()), None)
+
+
+class Deviation:
+    """The fair schedule, and one thing that happens when an actor stands at a gate for the n-th time."""
+
+    def __init__(self, actor: str, label: str, nth: int, what: str) -> None:
+        self.place, self.what, self.done = (actor, label, nth), what, False
+        self._here = False
+
+    def watch(self, city: City) -> None:
+        """Hear of every gate."""
+        def stands(gate: Gate, nth: int) -> None:
+            self._here |= (gate.actor, gate.label, nth) == self.place
+
+        city.schedule.on_gate = stands
+
+    def __call__(self, city: City) -> Action | None:
+        if self._here and not self.done:
+            gate = city.schedule.gates.get(self.place[0])
+            if gate is not None and (gate.ready is None or gate.ready()):
+                self.done = True
+                return Action(self.what, self.place[0])
+        return fair(city)
+
+    @override
+    def __str__(self) -> str:
+        actor, label, nth = self.place
+        return f"{self.what} @ {actor} / {label} / {nth}"
+
+
+# What a seed may draw at the gates, and what may happen to all; and with which weight against going on.
+AT_GATES = (
+    "cut",
+    "lost",
+    "deadlock",
+    "locked",
+    "full",
+    "not sent",
+    "no word",
+    "refused",
+    "no reply",
+    "again",
+    "surely not",
+    "silent",
+    "silent, done",
+    "no",
+    "twice",
+    "never",
+    "bug",
+)
+TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, REBALANCE, trouble.EARLIEST, trouble.SKIP,
+          trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.DUPLICATE, trouble.GARBAGE,
+          trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH)
+ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
+        trouble.BUGS: trouble.MEND}
+SECONDS = ("1", "6", "40", "1900")
+OFF_SECONDS = ("-600", "600", "-3600", "0")
+
+
+class Chance:
+    """A seed draws which kinds of fault there are and how often, then step by step; always the same."""
+
+    def __init__(self, seed: int, steps: int) -> None:
+        self._draw = random.Random(f"choices {seed}")
+        kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 8))
+        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(3, 7))}
+        self._share = self._draw.choice((0.02, 0.05, 0.1))
+        self._steps = steps
+        self._pending: list[Action] = []        # what ends a trouble that lasts
+
+    def __call__(self, city: City) -> Action | None:
+        if city.schedule.steps >= self._steps:
+            return None
+        draw = self._draw.random()
+        if draw < self._share:
+            action = self._bad(city)
+            if action is not None:
+                return action
+        if self._pending and draw > 0.98:
+            return self._pending.pop(0)
+        going = city.enabled()
+        if not going:
+            return self._pending.pop(0) if self._pending else Action(trouble.TIME, self._draw.choice(SECONDS))
+        return self._draw.choice(going)
+
+    def _bad(self, city: City) -> Action | None:
+        at = [Action(fault, g.actor) for g in city.schedule.open_gates() for fault in g.faults
+              if fault in self.kinds]
+        every = [kind for kind in TO_ALL if kind in self.kinds]
+        if at and self._draw.random() < 0.6:
+            return self._draw.choice(at)
+        kind = self._draw.choice(every)
+        to = self._whom(city, kind)
+        if kind in ENDS:
+            self._pending.append(Action(ENDS[kind], to))
+        return Action(kind, to)
+
+    def _whom(self, city: City, kind: str) -> str:
+        choice = self._draw.choice
+        if kind == trouble.FREEZE and self._draw.random() < 0.7:
+            return choice(sorted(city.schedule.gates))
+        if kind in (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE):
+            return choice(sorted(city.members))
+        if kind in (REBALANCE, trouble.EARLIEST, trouble.SKIP):
+            return choice(sorted(city.broker.groups))
+        if kind in (trouble.CUT_OFF, trouble.NO_DATABASE):
+            return choice(sorted({member.service for member in city.members.values()}))
+        if kind == trouble.BUGS:
+            return choice(("billing enrollment.enrollment_approved.v1", "payment billing.bill_issued.v1",
+                           "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"))
+        if kind in (trouble.TIME, trouble.CLOCK):
+            return choice(SECONDS if kind == trouble.TIME else OFF_SECONDS)
+        return str(self._draw.randrange(1000))
+
+
+class Script:
+    """Actions by name, as they were; what is not possible now is left out."""
+
+    def __init__(self, actions: list[Action]) -> None:
+        self._left = list(reversed(actions))
+
+    def __call__(self, _: City) -> Action | None:
+        return self._left.pop() if self._left else None
+
+
+async def play(city: City, policy: Policy) -> list[Action]:
+    """The whole run; city.failures says what was wrong. Returns what was chosen in the first phase."""
+    await city.begin()
+    chosen: list[Action] = []
+    while not city.failures and city.schedule.steps < MOST_STEPS:
+        action = policy(city)
+        if action is None:
+            break
+        if await city.act(action):
+            chosen.append(action)
+        elif not isinstance(policy, Script):
+            city.schedule.steps += 1        # a try counts, or a policy could try for ever
+    if not city.failures:
+        await heal(city)
+    if not city.failures:
+        city.failures += await final(city)
+    return chosen
+
+
+async def heal(city: City) -> None:
+    """No fault any more; time passes from due to due; an operator mends. All work ends, or that is a failure.
+    """
+    await city.thaw()
+    city.healing, city.broker.is_up, city.nature.off = True, True, timedelta()
+    for cleared in (city.broker.cut_off, city.no_database, city.bugs):
+        cleared.clear()
+    end, next_round = city.schedule.steps + HEALING_STEPS, 0
+    await city.after(Action("heal", ""))
+    while not city.failures:
+        if city.schedule.steps >= end:
+            city.failures.append(f"I24 work does not end: {unfinished(city)}")
+            return
+        if city.schedule.steps >= next_round:
+            next_round = city.schedule.steps + ROUND_STEPS
+            _mend(city)
+        going = fair(city)
+        if going is not None:
+            await city.act(going)
+        elif not await _go_on(city):
+            return
+
+
+def _mend(city: City) -> bool:
+    """An operator resumes what has halted and redrives what is parked."""
+    ordered = False
+    for service, work in sorted(city.truth.work.items()):
+        if work.halted:
+            trouble.order(city, service, "resume")
+        if work.parked:
+            trouble.order(city, service, trouble.REDRIVE)
+        ordered |= bool(work.halted or work.parked)
+    return ordered
+
+
+async def _go_on(city: City) -> bool:
+    """Nobody can move: operators, citizens, and then time. False: all is done, or nothing helps."""
+    if _mend(city):
+        await city.after(Action("mend", ""))
+        return True
+    if city.nudges < MOST_NUDGES and any(person.done != "covered" for person in city.people):
+        gates = {city.schedule.gates[p.name].label for p in city.people if p.name in city.schedule.gates}
+        if gates & {"hears", "waits"}:
+            city.nudges += 1
+            await city.pass_time(NUDGE_SECONDS)
+            await city.after(Action("nudge", ""))
+            return True
+    due = city.truth.next_instant(HORIZON)
+    if due is None:
+        return False
+    await city.until(due + timedelta(milliseconds=1))
+    await city.after(Action(GO, "time"))
+    return True
+
+
+def unfinished(city: City) -> str:
+    """What is left, in one line."""
+    left = [f"{s}: {w}" for s, w in sorted(city.truth.work.items())
+            if w.unsent or w.calls or w.parked or w.awaits_since or w.halted]
+    left += [f"{p.name} is {p.done or 'not taken in'} at {gate.label}" for p in city.people
+             if p.done != "covered" and (gate := city.schedule.gates.get(p.name))]
+    return "; ".join(left) or ", ".join(f"{g.actor}:{g.label}" for g in city.schedule.open_gates())

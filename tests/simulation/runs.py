@@ -1,0 +1,132 @@
+"""How is a run made, by seed, by deviation, or again from its names? And what is known of it afterwards?"""
+
+import asyncio
+import random
+from collections import Counter
+from types import TracebackType
+
+import asyncpg
+from msgspec import Struct
+
+from sandbox.stack import DATABASE
+from tests.simulation.citizens import BOTH, PLANS
+from tests.simulation.city import City
+from tests.simulation.clockwork import SimLoop
+from tests.simulation.ground import Emptying, Ground
+from tests.simulation.lines import Pool
+from tests.simulation.play import Chance, Policy, play
+from tests.simulation.schedule import Action
+
+SEED_STEPS = 350            # of a seed before it is healed
+
+
+class Played(Struct):
+    """A run that is over. trace: every step; actions: what was chosen; met: faults by where they struck.
+    visits: how often each actor stood at each gate, with the faults it may meet there.
+    """
+
+    name: str
+    failures: list[str]
+    steps: int
+    trace: list[str]
+    actions: list[Action]
+    met: Counter[tuple[str, str]]
+    visits: Counter[tuple[str, str]]
+    faults_at: dict[tuple[str, str], tuple[str, ...]]
+    timeline: list[str]
+
+
+class Setting(Struct, frozen=True):
+    """Who is there. plans: of the citizens; members: of each service, where there is more than one."""
+
+    name: str
+    plans: tuple[str, ...]
+    members: dict[str, int]
+
+
+TWO = {"enrollment": 2, "billing": 2, "payment": 2}
+SWEPT = Setting("sweep", (BOTH,), {"billing": 2, "payment": 2})
+
+
+def setting_of(seed: int) -> Setting:
+    """Of a seed: three or four citizens, one or two members of a service."""
+    draw = random.Random(f"setting {seed}")
+    plans = tuple(draw.choice(PLANS) for _ in range(draw.choice((3, 3, 4))))
+    members = {service: draw.choice((1, 2)) for service in (*TWO, "notify", "console")}
+    return Setting(f"seed {seed}", plans, members)
+
+
+class Stage:
+    """Where runs are played, one after the other: a loop, a database, connections that last."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground, self._emptying = ground, Emptying()
+        self.loop = SimLoop()
+        self._runner = asyncio.Runner(loop_factory=lambda: self.loop)
+        self._pool = Pool(ground.urls.__getitem__)
+        self._monitor: asyncpg.Connection | None = None
+
+    def __enter__(self) -> "Stage":
+        self._runner.__enter__()
+        self._monitor = self._runner.run(asyncpg.connect(
+            self._ground.admin_dsn, database=DATABASE, ssl="disable", max_cached_statement_lifetime=0))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        async def close() -> None:
+            await self._pool.close()
+            assert self._monitor is not None
+            await self._monitor.close()
+
+        self._runner.run(close())
+        self._runner.__exit__(kind, error, trace)
+
+    def seed(self, seed: int) -> Played:
+        """A run by chance."""
+        return self.run(setting_of(seed), Chance(seed, SEED_STEPS))
+
+    def run(self, setting: Setting, policy: Policy) -> Played:
+        """A run."""
+        return self._runner.run(self._run(setting, policy))
+
+    async def _run(self, setting: Setting, policy: Policy) -> Played:
+        assert self._monitor is not None
+        self.loop.now = 0.0
+        self.loop.limits.clear()
+        await self._emptying.empty(self._monitor)
+        city = City(self.loop, self._monitor, self._pool, setting.name, setting.plans, setting.members)
+        faults_at: dict[tuple[str, str], tuple[str, ...]] = {}
+        watch = getattr(policy, "watch", None)
+        if watch is not None:
+            watch(city)
+        else:
+            city.schedule.on_gate = lambda gate, _: faults_at.setdefault(
+                (gate.actor, gate.label), gate.faults
+            )
+        actions: list[Action] = []
+        with city.governed():
+            try:
+                actions = await play(city, policy)
+                lines = timeline(city) if city.failures else []
+            finally:
+                await city.end()
+        schedule = city.schedule
+        return Played(setting.name, city.failures, schedule.steps, schedule.trace, actions, schedule.met,
+                      schedule.visits, faults_at, lines)
+
+
+def timeline(city: City) -> list[str]:
+    """What was said of each citizen, in the order of the topics, with the step."""
+    lines = []
+    for person in city.people:
+        lines.append(f"{person.name} ({person.plan}): {person.done or 'not paid'}")
+        for step, record in city.broker.order:
+            head = dict(record.headers)
+            if person.person_id and record.key == person.person_id.encode():
+                kind = (head.get("ce_type") or b"?").decode()
+                lines.append(f"  {step:>5}  {kind} {(head.get('ce_sequence') or b'').decode()}"
+                             f"  {record.topic}/{record.partition}/{record.offset}")
+    return lines
+
+

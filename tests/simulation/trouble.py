@@ -1,0 +1,185 @@
+"""What bad thing may happen to a member, a group, or all? Each by a name; what meets one step is a gate's."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import TopicPartition
+from msgspec import Struct
+
+from contracts.enrollment import Identity
+from contracts.operations import Redrive, Republish, Resume
+from contracts.partners import PARTNERS
+from contracts.payment import ReportPayment
+from services.chassis.ids import uuid7
+from services.chassis.provision import SCHEMAS
+from tests.people import YEAR
+from tests.simulation.broker import Letter
+from tests.simulation.citizens import signed
+from tests.simulation.clockwork import START
+from tests.simulation.schedule import member_of
+from tests.world import keyring
+
+if TYPE_CHECKING:
+    from tests.simulation.city import City
+
+CRASH, FREEZE, ZOMBIE = "crash", "freeze", "zombie"
+EARLIEST, SKIP = "earliest", "skip"
+DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
+NO_DATABASE, DATABASE = "no database", "database"
+DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
+TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
+GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
+    ("enrollment.enrollments", b"not json", b"enrollment.enrollment_approved.v1"),
+    ("enrollment.enrollments", b'{"person_id": NaN}', b"enrollment.enrollment_approved.v1"),
+    ("billing.bills", b"[" * 5000, b"billing.bill_issued.v1"),
+    ("billing.bills", None, b"billing.bill_issued.v9"),
+    ("payment.payments", b'{"amount_fen": 1.5}', b"payment.payment_settled.v1"),
+    ("channels.wechat", b"\xff\xfe", b"payment.start_payment.v1"),
+    ("channels.bank", b'{"request_id": "forged"}', b"payment.report_payment.v1"),
+    ("agencies.990100", b"{}", b"nobody.knows_this.v1"),
+)
+# Of each, its number in the catalogue of faults (reliability.md); what a gate may bring, too.
+CATALOGUE = {
+    "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
+    "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
+    "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
+    "bug": "E9", CRASH: "A1", FREEZE: "A4", ZOMBIE: "A4", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
+    DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
+    BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
+}  # fmt: skip
+KINDS = frozenset({
+    CRASH, FREEZE, ZOMBIE, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE, DUPLICATE,
+    GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+})  # fmt: skip
+
+
+async def happen(city: "City", kind: str, to: str) -> bool:
+    """It happens. False: it cannot, as things are."""
+    if kind in (CRASH, FREEZE, ZOMBIE):
+        return await _to_member(city, kind, to)
+    if kind in (EARLIEST, SKIP):
+        return _to_group(city, kind, to)
+    if kind in (DUPLICATE, GARBAGE, STRAY, REDRIVE, REPUBLISH):
+        return _to_topics(city, kind, to)
+    if kind in (DOWN, UP):
+        changes, city.broker.is_up = city.broker.is_up == (kind == DOWN), kind == UP
+        return changes
+    if kind in (TIME, CLOCK):
+        return await _to_clocks(city, kind, to)
+    return _to_service(city, kind, to)
+
+
+async def _to_member(city: "City", kind: str, to: str) -> bool:
+    member = city.members.get(member_of(to))
+    if kind == CRASH:
+        if member is None:
+            return False
+        await city.crash(member.name)
+        return True
+    if city.schedule.is_frozen(to) or (member is None and to not in city.schedule.gates):
+        return False
+    city.schedule.frozen[to] = city.schedule.steps
+    if kind == ZOMBIE and member is not None:       # its group does not wait for it
+        city.unsettle({lane.group for lane in member.lanes})
+    return True
+
+
+def _to_group(city: "City", kind: str, to: str) -> bool:
+    group = city.broker.groups.get(to)
+    if group is None:
+        return False
+    for topic in group.topics:
+        for part in range(4):
+            partition = TopicPartition(topic, part)
+            end = city.broker.end(partition) if kind == SKIP else 0
+            if (group.name, partition) in city.broker.committed or kind == SKIP:
+                city.broker.committed[group.name, partition] = end
+    city.unsettle({to})
+    return True
+
+
+def _to_topics(city: "City", kind: str, to: str) -> bool:
+    if kind == DUPLICATE:
+        known = [record for _, record in city.broker.order]
+        if not known:
+            return False
+        record = known[int(to) % len(known)]
+        again = Letter(record.key, record.value, list(record.headers))
+        city.broker.append(record.topic, record.partition, again)
+    elif kind == GARBAGE:
+        topic, value, kind_of = GARBAGES[int(to) % len(GARBAGES)]
+        headers = [("ce_id", uuid7().encode()), ("ce_type", kind_of), ("ce_sequence", b"1")]
+        city.broker.append(topic, None, Letter(b"nobody", value, headers))
+        city.garbage += 1
+    elif kind == STRAY:
+        return _stray(city, to)
+    else:
+        order_all(city, kind)
+    return True
+
+
+def _stray(city: "City", to: str) -> bool:
+    """Money for a bill that nobody knows, of a person whom somebody does."""
+    ref, known = f"stray-{to}", sorted(city.names)
+    if not known:
+        return False
+    card = Identity(name="王五", id_number="990100199001010010")
+    sealed: Any = keyring("bank").seal(card, reader="payment", place=ref)
+    report = ReportPayment(
+        request_id=ref,
+        person_id=known[int(to) % len(known)],
+        obligation_id=uuid7(),
+        insurance_year=YEAR,
+        amount_fen=40_000,
+        channel_ref=ref,
+        paid_at=city.nature.now(),
+        method="CASH",
+        payer_saw=sealed,
+    )
+    city.broker.append(PARTNERS["bank"].topic, None, signed(city, "bank", report))
+    return True
+
+
+def order_all(city: "City", kind: str) -> None:
+    """An operator orders it of every service."""
+    for service in SCHEMAS:
+        order(city, service, kind)
+
+
+def order(city: "City", service: str, kind: str) -> None:
+    """An operator's order, signed like any command."""
+    city.orders += 1
+    names: Any = {"request_id": f"order-{city.orders}", "service": service, "operator": "me"}
+    command: Struct
+    if kind == REPUBLISH:
+        command = Republish(**names, since=START)
+    elif kind == "resume":
+        command = Resume(**names)
+    else:
+        command = Redrive(**names, dry_run=False)
+    city.broker.append("operators", None, signed(city, "operators", command))
+
+
+async def _to_clocks(city: "City", kind: str, to: str) -> bool:
+    if kind == TIME:
+        await city.pass_time(float(to))
+        return True
+    city.nature.off = timedelta(seconds=int(to))
+    return True
+
+
+def _to_service(city: "City", kind: str, to: str) -> bool:
+    if kind == BUGS:
+        service, _, type_ = to.partition(" ")
+        city.bugs.add((service, type_))
+        return True
+    if kind == MEND:
+        there = bool(city.bugs)
+        city.bugs.clear()
+        return there
+    where = city.broker.cut_off if kind in (CUT_OFF, RECONNECT) else city.no_database
+    starts = kind in (CUT_OFF, NO_DATABASE)
+    if (to in where) == starts:
+        return False
+    where.symmetric_difference_update({to})
+    return True
