@@ -47,6 +47,7 @@ def test_the_check_finds_nothing(command: tuple[str, ...]) -> None:
     assert code == 0, said
 
 
+@pytest.mark.timeout(300)
 def test_every_branch_of_every_rule_is_taken_by_a_row_of_a_table(tmp_path: Path) -> None:
     # tests of these need servers
     others = (

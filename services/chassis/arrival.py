@@ -43,58 +43,25 @@ class Arrival:
     since: when it first waited (system instant). answer: what the partner hears, once that is known.
     """
 
-    __slots__ = (
-        "answer",
-        "at_ms",
-        "call_id",
-        "digest",
-        "event_id",
-        "job_id",
-        "journey",
-        "key",
-        "message",
-        "parked_seq",
-        "partition",
-        "partner",
-        "raw",
-        "refs",
-        "refusal",
-        "request",
-        "run_at",
-        "seen",
-        "since",
-        "subscription",
-        "time",
-        "topic",
-        "type",
-    )
+    key = time = partner = ""
+    digest = b""
+    event_id: str | None = None
+    request: RequestKey | None = None
+    refusal: Refused | None = None
+    parked_seq: int | None = None
+    job_id: str | None = None
+    call_id: str | None = None
+    run_at: datetime | None = None
+    seen = False
+    since: datetime | None = None
+    answer: Answer | None = None
 
     def __init__(
         self, *, type: str, message: Any, subscription: "Subscription | None", refs: tuple[int, ...], raw: Raw
     ) -> None:
-        self.type, self.message, self.subscription, self.refs, self.raw = (
-            type,
-            message,
-            subscription,
-            refs,
-            raw,
-        )
-        self.topic, self.partition, self.at_ms = raw.topic, raw.partition, raw.at_ms
+        self.type, self.message, self.subscription = type, message, subscription
+        self.refs, self.raw = refs, raw
         self.journey: str = getattr(message, "journey", "")
-        self.key = ""
-        self.time = ""
-        self.partner = ""
-        self.event_id: str | None = None
-        self.request: RequestKey | None = None
-        self.digest = b""
-        self.refusal: Refused | None = None
-        self.parked_seq: int | None = None
-        self.job_id: str | None = None
-        self.call_id: str | None = None
-        self.run_at: datetime | None = None
-        self.seen = False
-        self.since: datetime | None = None
-        self.answer: Answer | None = None
 
     @property
     def sequence(self) -> int:

@@ -12,9 +12,10 @@ from services.chassis.arrival import Arrival, RequestKey
 if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
-_REMEMBER = """
-insert into request(partner, request_id, command, digest, answer, key)
-select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])"""
+_REQUEST = ("partner", "request_id", "command", "digest", "answer", "key")
+_REMEMBER = f"""
+insert into request({", ".join(_REQUEST)})
+select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[])"""  # noqa: S608 -- ours
 _REMEMBER_ANEW = """
 update request r set command = u.c, digest = u.d, answer = u.a, key = u.k
 from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[]) u(p, i, c, d, a, k)
@@ -138,7 +139,7 @@ def drop_repeated(tx: "Transaction", wave: list[Arrival], known: dict[RequestKey
             arrival.answer = before.answer or tx.answers.get(arrival.request)
             if arrival.answer is not None:
                 tx.reply(arrival.request, type(arrival.answer), encode(arrival.answer), arrival.key,
-                         arrival.partition)
+                         arrival.raw.partition)
     return left
 
 
@@ -151,7 +152,7 @@ def refuse(tx: "Transaction", arrival: Arrival, reason: Reason, *, field: str = 
     arrival.answer = Rejected(
         request_id=arrival.request.request_id, command=arrival.type, answered_at=tx.now, refusal=refusal
     )
-    tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.partition)
+    tx.reply(arrival.request, Rejected, encode(arrival.answer), arrival.key, arrival.raw.partition)
 
 
 async def remember_requests(
@@ -168,16 +169,17 @@ async def remember_requests(
             continue
         mine.add(arrival.request)
         answer = arrival.answer = _answer_of(tx, arrival)
-        body = None if answer is None else encode(answer)
+        body = None if answer is None else tx.bodies[arrival.request]
         row = (*arrival.request, arrival.type, arrival.digest, body, arrival.key)
         if known[arrival.request].stored:
             stored.append(row)
         elif answer is None or not says_again(answer):
             new.append(row)
-    for statement, rows in ((_REMEMBER, new), (_REMEMBER_ANEW, stored)):
-        if rows:
-            await tx.execute(statement, *map(list, zip(*rows, strict=True)))
-    promised = [(*request, encode(answer)) for request, answer in tx.answers.items() if request not in mine]
+    if new:
+        await tx.insert("request", _REQUEST, new, _REMEMBER)
+    if stored:
+        await tx.execute(_REMEMBER_ANEW, *map(list, zip(*stored, strict=True)))
+    promised = [(*request, body) for request, body in tx.bodies.items() if request not in mine]
     if promised:
         await tx.execute(
             "update request r set answer = u.a from unnest($1::text[], $2::text[], $3::bytea[]) u(p, i, a)"

@@ -1,6 +1,8 @@
 """How far behind is a lane, since when has nothing moved in it, and how often has the same come back?"""
 
 import time
+from itertools import groupby
+from operator import attrgetter
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
@@ -12,8 +14,8 @@ Runs = dict[TopicPartition, list[ConsumerRecord]]
 def by_partition(records: tuple[ConsumerRecord, ...]) -> Runs:
     """What was fetched, each partition in its order."""
     runs: Runs = {}
-    for record in records:
-        runs.setdefault(TopicPartition(record.topic, record.partition), []).append(record)
+    for (topic, partition), run in groupby(records, key=attrgetter("topic", "partition")):
+        runs.setdefault(TopicPartition(topic, partition), []).extend(run)
     return runs
 
 

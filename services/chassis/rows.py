@@ -115,8 +115,6 @@ class Rows(Generic[Value]):
 class Insert(Generic[Value]):
     """New rows: COPY for many, one unnest statement for few."""
 
-    few = 50
-
     def __init__(self, rows: Rows[Value]) -> None:
         self.rows, self._tuple = rows, rows.tuples(rows.columns)
         names = ", ".join(rows.columns)
@@ -124,10 +122,7 @@ class Insert(Generic[Value]):
 
     async def write(self, tx: "Transaction", values: list[Value]) -> None:
         records = [self._tuple(value) for value in values]
-        if len(records) < self.few:
-            await tx.execute(self._sql, *map(list, zip(*records, strict=True)))
-        else:
-            await tx.copy(self.rows.name, self.rows.columns, records)
+        await tx.insert(self.rows.name, self.rows.columns, records, self._sql)
 
 
 class Change(Generic[Value]):

@@ -22,6 +22,7 @@ from services.chassis.refs import Ref
 if TYPE_CHECKING:
     from services.chassis.rows import Change, Rows, Upsert
 
+FEW = 50        # rows: from here on COPY is cheaper
 CHINA = ZoneInfo("Asia/Shanghai")
 Value = TypeVar("Value", bound=Struct)
 
@@ -46,6 +47,7 @@ class Transaction:
         self.today = date.min
         self.outbox = Outbox(service)
         self.answers: dict[RequestKey, Answer] = {}        # given in this transaction
+        self.bodies: dict[RequestKey, bytes] = {}          # the same, as they are sent
         self.deferred: set[RequestKey] = set()             # will be given by a later one
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
         self.jobs: list[tuple[str, datetime, str, bytes, str]] = []
@@ -70,6 +72,15 @@ class Transaction:
     async def copy(self, table: str, columns: tuple[str, ...], records: list[tuple[Any, ...]]) -> None:
         """Many new rows, now."""
         await self._connection.copy_records_to_table(table, records=records, columns=columns)
+
+    async def insert(
+        self, table: str, columns: tuple[str, ...], records: list[tuple[Any, ...]], sql: str
+    ) -> None:
+        """New rows, now: COPY for many; for few the statement, which takes a list for each column."""
+        if len(records) < FEW:
+            await self.execute(sql, *map(list, zip(*records, strict=True)))
+        else:
+            await self.copy(table, columns, records)
 
     def is_closed(self) -> bool:
         """Whether the connection is gone, so that there is nothing left to roll back."""
@@ -113,7 +124,7 @@ class Transaction:
     def accept(self, command: Struct, **result: Any) -> None:
         """The answer to a command: done."""
         arrival = self._arrivals[id(command)]
-        self._answer(_key(arrival), arrival.type, result, arrival.key, arrival.partition)
+        self._answer(_key(arrival), arrival.type, result, arrival.key, arrival.raw.partition)
 
     def refuse(self, command: Struct, reason: Reason | Refused, *, field: str = "", rule: str = "",
                expected: str = "", got: str = "") -> None:
@@ -121,7 +132,7 @@ class Transaction:
         arrival = self._arrivals[id(command)]
         if isinstance(reason, Reason):
             reason = refused(reason, field=field, rule=rule, expected=expected, got=got)
-        self._answer(_key(arrival), arrival.type, reason, arrival.key, arrival.partition)
+        self._answer(_key(arrival), arrival.type, reason, arrival.key, arrival.raw.partition)
 
     def request(self, command: Struct) -> RequestKey:
         """The command's identity for ever."""
@@ -159,8 +170,8 @@ class Transaction:
             answer = Accepted(
                 request_id=request.request_id, command=command, answered_at=self.now, result=result
             )
-        self.answers[request] = answer
-        self.reply(request, type(answer), encode(answer), key, partition)
+        self.answers[request], self.bodies[request] = answer, encode(answer)
+        self.reply(request, type(answer), self.bodies[request], key, partition)
 
     def reply(
         self, request: RequestKey, kind: type[Answer], body: bytes, key: str, partition: int | None
@@ -207,8 +218,8 @@ class Transaction:
         for arrival in arrivals:
             self._arrivals[id(arrival.message)] = arrival
             # a partner's client may have its own idea of where a key belongs; our owners' relays have ours
-            if arrival.partition is not None and arrival.key and not arrival.partner:
-                self.outbox.partitions[arrival.key] = arrival.partition
+            if arrival.raw.partition is not None and arrival.key and not arrival.partner:
+                self.outbox.partitions[arrival.key] = arrival.raw.partition
 
     def set_now(self, now: datetime) -> None:
         """The batch's business instant."""

@@ -36,7 +36,7 @@ def _place(arrival: Arrival) -> rules.Place:
         ce_id=arrival.event_id or "",
         time=arrival.time,
         type=arrival.type,
-        topic=arrival.topic,
+        topic=arrival.raw.topic,
         part=arrival.raw.partition or 0,
         record_offset=arrival.raw.offset or 0,
     )
