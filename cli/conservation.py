@@ -169,7 +169,7 @@ async def unknown(look: Look, db: asyncpg.Connection) -> list[str]:
     for service, table in (("payment", "person"), ("notify", "addressee"), ("console", "person")):
         people: dict[str, int] = {}
         for reader, record in _consumed_facts(look, compacted=True):
-            if reader == service:
+            if reader == service and _is_ours(record.key) and not _is_parked(look, reader, record):
                 people[record.key] = max(people.get(record.key, 0), record.sequence)
         rows = await db.fetch(
             f"select id::text from unnest($1::uuid[], $2::int[]) u(id, sequence)"  # noqa: S608 - names of ours

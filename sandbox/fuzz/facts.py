@@ -20,7 +20,8 @@ from sandbox.fuzz.bodies import BODY, SCHEMA, SECRET, Body
 from sandbox.fuzz.due import Due, Payload
 from sandbox.partner import Letter
 from services.billing.handlers import on as billing
-from services.chassis.ids import partition_of, uuid7
+from services.chassis.ids import millis, partition_of, uuid7
+from services.chassis.wire import LONGEST_KEY
 from services.console.handlers import on as console
 from services.enrollment.handlers import on as enrollment
 from services.notify.handlers import on as notify
@@ -34,6 +35,8 @@ _MESSAGES: dict[str, type[Struct]] = {
 }
 _REFUSAL = ANSWER_TYPES[Rejected]  # it holds a `code`, and what looks like a secret is not kept
 _KEPT = 20  # of each type
+MADE_UP = ("ce_source", b"/fuzz")  # in the headers of what nobody has said
+_MOST = 10**6
 _HOUR_MS = 3_600_000
 _SILENT = Due("silent")
 
@@ -60,12 +63,14 @@ class Facts:
         """records: of the services' topics, as Kafka gives them. spared: topics that are left alone."""
         self._random = random
         self._by_type: dict[str, list[Said]] = defaultdict(list)
-        ids: dict[str, bytes] = {}
+        ids, heard = dict[str, bytes](), set[bytes]()
         for record in records:
             said = _read(record)
-            if said is not None and len(self._by_type[said.type_name]) < _KEPT:
+            ce_id = (said and said.headers["ce_id"]) or b""
+            if said is not None and ce_id not in heard and len(self._by_type[said.type_name]) < _KEPT:
                 self._by_type[said.type_name].append(said)
-                ids.setdefault(TOPICS[said.topic].owner, said.headers["ce_id"] or b"")
+                ids.setdefault(TOPICS[said.topic].owner, ce_id)
+            heard.add(ce_id)  # what comes later under the same id is an earlier fuzz's
         for type_name in _MESSAGES:
             for topic in _topics(type_name):
                 owner = TOPICS[topic].owner
@@ -105,13 +110,20 @@ def _read(record: Any) -> Said | None:
     """None: it is none that could be changed."""
     head = dict(record.headers)
     type_name = (head.get("ce_type") or b"").decode("ascii", "replace")
+    message = _MESSAGES.get(type_name)
+    if message is None or len(head) != len(record.headers) or record.topic not in _topics(type_name):
+        return None
     try:
-        body = decode(record.value or b"")
-    except DecodeError:
+        decode(record.value or b"", type=message)
+        ahead_ms = millis((head["ce_id"] or b"").decode()) - int(time.time() * 1000)
+        key = (record.key or b"").decode()
+        (head["ce_time"] or b"").decode()
+        number = int(head["ce_sequence"] or b"0")
+    except (DecodeError, UnicodeDecodeError, RecursionError, KeyError, ValueError):
         return None
-    if type_name not in _MESSAGES or not isinstance(body, dict) or record.topic not in _topics(type_name):
+    if ahead_ms > 0 or number > _MOST or "\0" in key or len(key) > LONGEST_KEY:
         return None
-    return Said(type_name, record.topic, record.key or b"", head, body)
+    return Said(type_name, record.topic, key.encode(), head, decode(record.value))
 
 
 def _made_up(type_name: str, topic: str, ce_id: bytes) -> Said:
@@ -120,7 +132,7 @@ def _made_up(type_name: str, topic: str, ce_id: bytes) -> Said:
     contract = CONTRACTS.get(type_name)
     key = str(body[contract.key]).encode() if contract else b"k"
     head = {
-        "ce_specversion": b"1.0", "ce_id": ce_id, "ce_source": b"/fuzz", "ce_type": type_name.encode(),
+        "ce_specversion": b"1.0", "ce_id": ce_id, MADE_UP[0]: MADE_UP[1], "ce_type": type_name.encode(),
         "ce_time": b"2024-12-20T09:00:00+08:00", "ce_subject": b"s", "ce_sequence": b"1",
         "content-type": b"application/json",
     }

@@ -6,12 +6,14 @@ from typing import Any
 
 from msgspec.json import encode
 
-from contracts.message import CONTRACTS
+from contracts.message import CONTRACTS, contract_of
 from contracts.operations import OPERATORS
 from contracts.partners import PARTNERS
+from contracts.payment import ReportPayment
 from contracts.topics import MAX_MESSAGE_BYTES, PARTITIONS, TOPICS
 from sandbox.fuzz import bodies, valid
 from sandbox.fuzz.bodies import Body
+from sandbox.fuzz.citizen import Way
 from sandbox.fuzz.due import Due, Payload
 from sandbox.fuzz.envelopes import CHEAP, ENVELOPES, Said
 from sandbox.partner import Letter, Partner
@@ -19,6 +21,7 @@ from services.chassis.ids import partition_of
 
 _LARGE = 0.002  # of all: each is a quarter of a megabyte
 _TYPES = (*CONTRACTS, "answer.accepted.v1", "answer.rejected.v1")
+_REPORT = contract_of(ReportPayment).type
 _UNSEALED = ("enrollment.submit_enrollment.v1", "billing.query_bill.v1", "payment.start_payment.v1",
              "enrollment.review_decision.v1")
 
@@ -28,7 +31,11 @@ class Commands:
     every run needs another.
     """
 
-    def __init__(self, partners: dict[str, Partner], random: Random, run: str) -> None:
+    def __init__(
+        self, partners: dict[str, Partner], random: Random, run: str, paid: Way | None = None
+    ) -> None:
+        """paid: somebody who has paid, so that more money from her is kept at once."""
+        self._paid = paid
         self._partners, self._random, self._run = partners, random, run
         self._pairs = valid.commands()
 
@@ -39,6 +46,8 @@ class Commands:
         code, type_name = self._random.choice(self._pairs)
         partner, request_id = self._partners[code], f"{self._run}-{number}"
         body = valid.right_body(type_name, partner, request_id, self._random)
+        if self._paid and type_name == _REPORT:
+            body |= {"person_id": self._paid.person_id, "obligation_id": self._paid.obligation_id}
         drawn = self._random.random()
         if drawn < 0.5:
             return self._body(number, partner, type_name, body, self._a_body(type_name, body))
