@@ -16,6 +16,7 @@ from bench import ours
 from bench.driver import Order, World
 from bench.pipeline import Ground, Loop, Outside, Round, outside, play
 from bench.raw import ground as raw_ground
+from bench.replay import replay
 from sandbox.keys import make_keys
 from sandbox.people import REGION
 from sandbox.stack import Servers, Stack, provision_stack
@@ -80,21 +81,28 @@ async def _compare(folder: Path, stack: Stack, servers: Servers, size: Size, say
             await raw_ground.fill(ground.db)
             rounds = []
             for number in range(size.rounds):
+                again = stack.kafka_admin if number == size.rounds - 1 else ""
                 for loop, who in ((services, driver), (raw, raw_driver)):
-                    rounds.append(await turn(ground, loop, who, number, size, people))
+                    rounds.append(await turn(ground, loop, who, number, size, people, again))
                     say(one_line(rounds[-1]))
             return rounds
 
 
 async def turn(
-    ground: Ground, loop: Loop, driver: Outside, number: int, size: Size, people: list[str]
+    ground: Ground, loop: Loop, driver: Outside, number: int, size: Size, people: list[str], again: str = ""
 ) -> Round:
-    """Bring one loop up, warm it, measure it, end it."""
+    """Bring one loop up, warm it, measure it, end it. Raises Broken.
+
+    again: the way into Kafka by which some of what was said is said again afterwards.
+    """
     first = number * (size.warming + size.transactions)
     await loop.up()
     try:
         await play(ground, loop, driver, first, size.warming, people)
-        return await play(ground, loop, driver, first + size.warming, size.transactions, people)
+        played = await play(ground, loop, driver, first + size.warming, size.transactions, people)
+        if again:
+            await replay(ground, again, loop.prefix)
+        return played
     finally:
         await loop.down()
 

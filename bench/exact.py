@@ -3,7 +3,7 @@ instructions.
 
 A fixed batch of applicants goes all the way, the engine and the raw loop driven directly: no process, no
 broker, no timing. The first batch warms (statements are prepared), the second is counted in Postgres, the
-third in Python. What was counted once stands in `exact.json`; whoever changes it sees it there.
+third in Python. What was counted last stands in `figures/exact.json`, and whoever changes it sees it there.
 """
 
 import sys
@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
-from bench import ours, wal
+from bench import ours, results, wal
 from bench.clients import cheap_lz4
 from bench.driver import ISSUED, SUBMITTED, Driver, Issued, World, decode_issued, decode_submitted
 from bench.exact_sides import Engines, Mail, RawEngines, Side
@@ -36,7 +36,6 @@ from sandbox.stack import Stack
 from services.chassis.settings import Kafka
 
 PEOPLE = 100  # of one batch
-EXPECTED = Path(__file__).with_name("exact.json")
 MOST_OFF = 0.02
 
 
@@ -100,8 +99,8 @@ def differences(expected: Exact, found: Exact) -> list[str]:
 
 
 def expected() -> Exact:
-    """What was counted when it was last agreed to."""
-    return msgspec.json.decode(EXPECTED.read_bytes(), type=Exact)
+    """What was counted and written down last."""
+    return msgspec.convert(results.recall()["exact"].figures, Exact)
 
 
 async def count(stack: Stack, folder: Path) -> Exact:

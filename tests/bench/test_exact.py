@@ -35,7 +35,7 @@ async def test_a_transaction_costs_what_was_agreed_to(beside: Stack, tmp_path: P
     found = await exact.count(beside, tmp_path)
 
     assert exact.differences(exact.expected(), found) == [], (
-        "If that is wanted: ./canbao bench exact --json > bench/exact.json"
+        "If that is wanted: ./canbao bench exact writes it down; commit what it wrote"
     )
 
 

@@ -1,9 +1,9 @@
 """Is a figure refused when a round did not do what it claims?"""
 
 import pytest
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 
-from bench import gate
+from bench import gate, replay
 from contracts.billing import BILLS
 from sandbox.stack import Stack
 from tests.ground import Database
@@ -73,3 +73,16 @@ async def test_the_counts_see_what_is_broken_in_the_database(database: Database,
         "ledger entries out of balance: 1, expected 0",
         "messages parked by notify: 1, expected 0",
     ]
+
+
+def test_who_was_killed_may_have_sent_more_but_never_less() -> None:
+    more, less = SOUND | {BILLS: SOUND[BILLS] + 3}, SOUND | {BILLS: SOUND[BILLS] - 1}
+
+    assert gate.faults(BEFORE, more, ROUND, repeated=gate.TOPICS) == []
+    assert gate.faults(BEFORE, less, ROUND, repeated=gate.TOPICS) == [f"{BILLS}: 199, expected 200"]
+
+
+def test_of_a_hundred_messages_five_go_out_again_in_order_and_one_after_the_newest_first() -> None:
+    said = [ConsumerRecord(BILLS, 1, n, 0, 0, b"%d" % n, b"", 0, 0, 0, ()) for n in range(200)]
+
+    assert [int(again.key) for again in replay.chosen(said)] == [*range(0, 200, 20), 199, 99]
