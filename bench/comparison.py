@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
-from bench import ours
+from bench import load, ours
 from bench.driver import Order, World
 from bench.pipeline import Ground, Loop, Outside, Round, outside, play
 from bench.raw import ground as raw_ground
@@ -142,13 +142,16 @@ async def watching(stack: Stack, servers: Servers) -> AsyncIterator[Ground]:
 
 
 def world(folder: Path, size: Size, skew: float, prefix: str, *, bank: Kafka, agency: Kafka) -> World:
-    """What a driver for a loop with this prefix reads."""
+    """What a driver for a loop with this prefix reads; all read the same file of intents."""
+    intents = folder.resolve() / "intents.jsonl"
+    if not intents.exists():
+        load.write(intents, size.people, SEED)
     return World(
         prefix=prefix,
         bank=bank,
         agency=agency,
         keys=str(folder.resolve() / "keys"),
-        people=size.people,
+        intents=str(intents),
         seed=SEED,
         run=f"b{int(time.time()):x}",
         skew_seconds=skew,

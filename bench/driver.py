@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from bench import sink
 from bench.clients import Headers, Record, arrivals, cheap_lz4, consumer_at_end, producer, send, stream
-from bench.load import SCHEME, YEAR, Applicant, applicants
+from bench.load import SCHEME, YEAR, Applicant, read
 from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS
 from contracts.enrollment import (
@@ -54,15 +54,15 @@ ACTIVE = b"enrollment.coverage_activated.v1"
 class World(Struct, frozen=True, kw_only=True):
     """What the driver reads when it starts. prefix: of the topics' names, empty for the services' own.
 
-    bank, agency: how each gets into Kafka. skew_seconds: business clock minus system clock. run: makes ids
-    new.
+    bank, agency: how each gets into Kafka. intents: the file of who comes. skew_seconds: business clock minus
+    system clock. run: makes ids new.
     """
 
     prefix: str
     bank: Kafka
     agency: Kafka
     keys: str
-    people: int
+    intents: str
     seed: int
     run: str
     skew_seconds: float
@@ -133,7 +133,7 @@ class Driver:
         keys = Path(world.keys)
         self.bank = self._voice(BANK, load_keyring(keys / "bank.json"))
         self.agency = self._voice(AGENCY, load_keyring(keys / f"{REGION}.json"))
-        self.people: list[Applicant] = applicants(world.people, world.seed)
+        self.people: list[Applicant] = read(Path(world.intents))
         self.ids: dict[int, str] = {}
         self._of: dict[str, Applicant] = {}
         self.ready: list[Record] = []  # applications

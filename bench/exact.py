@@ -19,7 +19,7 @@ import asyncpg
 import msgspec
 from msgspec import Struct
 
-from bench import ours, results, wal
+from bench import load, ours, results, wal
 from bench.clients import cheap_lz4
 from bench.driver import ISSUED, SUBMITTED, Driver, Issued, World, decode_issued, decode_submitted
 from bench.exact_sides import Engines, Mail, RawEngines, Side
@@ -133,14 +133,15 @@ async def count(stack: Stack, folder: Path) -> Exact:
 
 
 def _driver(folder: Path, prefix: str, skew: float) -> Driver:
-    nowhere = Kafka(bootstrap="")
+    nowhere, intents = Kafka(bootstrap=""), folder / "intents.jsonl"
+    load.write(intents, 3 * PEOPLE, seed=7)
     return Driver(
         World(
             prefix=prefix,
             bank=nowhere,
             agency=nowhere,
             keys=str(folder / "keys"),
-            people=3 * PEOPLE,
+            intents=str(intents),
             seed=7,
             run="x",
             skew_seconds=skew,
