@@ -1,4 +1,6 @@
-"""What becomes of it without traces, with two workers, with a backlog, when a worker is killed?"""
+"""What becomes of it without traces, with two workers, with a backlog, when things go wrong outside, when a
+worker is killed?
+"""
 
 import asyncio
 import time
@@ -20,6 +22,7 @@ from bench.ours import Ours, admin
 from bench.pipeline import Broken, Round, check
 from bench.site import Site, site
 from bench.steady import level, percentile
+from contracts.payment import PAYMENTS
 from contracts.topics import PARTITIONS, SERVICES
 from sandbox.lifeline import wait_until_gone
 
@@ -28,6 +31,16 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "untraced": {"traced": False},
     "two workers": {"members": 2},
+}
+
+# What another amount leaves before the right one comes.
+_MISPAID = {
+    "commands answered by payment": 1,
+    "ledger legs": 2,
+    PAYMENTS: 1,
+    "facts handled once by notify": 1,
+    "notification intents": 1,
+    "calls to the SMS gateway waiting": 1,
 }
 
 
@@ -47,7 +60,7 @@ class Size(Struct, frozen=True, kw_only=True):
     def people(self) -> int:
         """Who must have an account."""
         rounds = len(_VARIANTS) * self.rounds * (self.transactions + self.warming)
-        return rounds + self.backlog + self.transactions + 3 * int(self.rate * self.seconds)
+        return rounds + self.backlog + 2 * self.transactions + 3 * int(self.rate * self.seconds)
 
 
 QUICK = Size(rounds=1, transactions=1_500, warming=300, backlog=3_000, rate=50, seconds=15)
@@ -55,11 +68,12 @@ FULL = Size(rounds=3, transactions=5_000, warming=1_000, backlog=30_000, rate=20
 
 
 async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
-    """All four, one after the other. Raises Broken and what `site` raises."""
+    """All of them, one after the other. Raises Broken and what `site` raises."""
     async with site(folder, size.people, say) as here:
         rounds = await variants(here, size, say)
         drained = await drain(here, size)
         say(f"a backlog of {size.backlog:,} was drained in {drained['seconds']} s")
+        unlucky = await misfortunes(here, size)
         killed = await kill(here, size)
         say(f"killed workers were back after {killed['seconds']} s")
     return {
@@ -67,6 +81,7 @@ async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
         "tracing_on_by_off": _ratio(rounds, "ours", "untraced"),
         "two_workers_by_one": _ratio(rounds, "two workers", "ours"),
         "drain": drained,
+        "misfortunes": unlucky,
         "killed": killed,
     }
 
@@ -142,6 +157,30 @@ async def drain(here: Site, size: Size) -> dict[str, Any]:
     }
 
 
+async def misfortunes(here: Site, size: Size) -> dict[str, Any]:
+    """A round in which some say everything twice, pay another amount first, or come after all others: each
+    is billed, paid and covered once, and money that fits nothing stands apart. Raises Broken.
+    """
+    ground, driver, services = here.ground, here.driver, here.services()
+    count = size.transactions
+    await services.up()
+    try:
+        before = await gate.count(ground.db, ground.kafka, "")
+        ready = Order(do="prepare", first=here.take(count), count=count, people=here.people, misfortunes=True)
+        twice = (await driver.do(ready))["records"] - count
+        await driver.do(Order(do="apply", count=count))
+        wrong = (await driver.do(Order(do="sign", misfortunes=True)))["records"] - count - twice
+        await driver.do(Order(do="pay", count=count))
+        more = {gate.BANK.topic: 2 * twice + wrong, gate.BANK.replies: 2 * twice + wrong} | {
+            name: each * wrong for name, each in _MISPAID.items()
+        }
+        grows = {name: each * count + more.get(name, 0) for name, each in gate.GROWS.items()}
+        await check(ground, "", before, 1, grows | {"receipts that fit nothing": wrong})
+    finally:
+        await services.down()
+    return {"transactions": count, "said_twice": twice, "wrong_amounts": wrong}
+
+
 async def kill(here: Site, size: Size) -> dict[str, Any]:
     """Each service's process is killed once while people come; all of their transactions are whole, and once.
 
@@ -210,7 +249,7 @@ def as_text(said: dict[str, Any]) -> str:
         f" {it['disturbed']} of {it['rounds']} rounds disturbed"
         for name, it in said["variants"].items()
     ]
-    drained, killed = said["drain"], said["killed"]
+    drained, killed, unlucky = said["drain"], said["killed"], said["misfortunes"]
     tracing, two = said["tracing_on_by_off"], said["two_workers_by_one"]
     memory = [
         ", ".join(f"{name} {mb}" for name, mb in drained[kind].items())
@@ -225,6 +264,8 @@ def as_text(said: dict[str, Any]) -> str:
             f"backlog of {drained['applications']:,} applications: all billed {drained['seconds']} s after"
             f" the start began (it took {drained['start_seconds']} s), {drained['applications_per_s']:,}/s",
             f"peak memory (PSS) in MB: {memory[0]}; without a backlog: {memory[1]}",
+            f"of {unlucky['transactions']:,} transactions {unlucky['said_twice']} were said twice and"
+            f" {unlucky['wrong_amounts']} began with a wrong amount: each was billed, paid and covered once",
             f"killed at {killed['bt_per_s']:g} BT/s, at work again after (s): {back};",
             f"all {killed['transactions']:,} transactions whole and once,"
             f" the slowest in {killed['e2e_ms']['max']:,} ms",

@@ -70,7 +70,7 @@ class World(Struct, frozen=True, kw_only=True):
 
 class Order(Struct, frozen=True, kw_only=True):
     """One line. do: register, prepare, apply, sign, pay, steady. first, count: which applicants. people:
-    their ids, if known. rate: how many a second.
+    their ids, if known. rate: how many a second. misfortunes: what goes wrong for some, does.
     """
 
     do: str
@@ -78,6 +78,7 @@ class Order(Struct, frozen=True, kw_only=True):
     first: int = 0
     count: int = 0
     people: list[str] = []
+    misfortunes: bool = False
 
 
 class Submitted(Struct, gc=False):
@@ -159,11 +160,11 @@ class Driver:
             case "register":
                 return await self.register(order.first, order.count)
             case "prepare":
-                return await self.prepare(order.first, order.count, order.people)
+                return await self.prepare(order.first, order.count, order.people, order.misfortunes)
             case "apply":
                 return await self.apply(order.count)
             case "sign":
-                return await self.sign()
+                return await self.sign(order.misfortunes)
             case "pay":
                 return await self.pay(order.count)
             case "steady":
@@ -206,9 +207,11 @@ class Driver:
         if one is not None:
             self.ids[one.number] = answer.result["person_id"]
 
-    async def prepare(self, first: int, count: int, people: list[str]) -> dict[str, Any]:
+    async def prepare(
+        self, first: int, count: int, people: list[str], misfortunes: bool = False
+    ) -> dict[str, Any]:
         """Sign the applications of a round. people: ids of the first ones, where another driver registered
-        them.
+        them. misfortunes: some say it twice.
         """
         self.ids |= dict(enumerate(people))
         some = self.people[first : first + count]
@@ -228,6 +231,8 @@ class Driver:
             )
             for one in some
         ]
+        if misfortunes:
+            self.ready = [record for one, record in zip(some, self.ready) for _ in range(1 + one.twice)]
         return {"records": len(self.ready)}
 
     async def apply(self, count: int) -> dict[str, Any]:
@@ -258,15 +263,18 @@ class Driver:
             self._complain(at, f"{len(self._bills)} of {bills} bills, {covered} covers missing")
         await asyncio.gather(*sends)
 
-    async def sign(self) -> dict[str, Any]:
+    async def sign(self, misfortunes: bool) -> dict[str, Any]:
         """Between the acts: the bank signs its reports. RSA costs a third of a millisecond and is not ours
-        to be measured.
+        to be measured. misfortunes: some say it twice, some pay another amount first, some come after all
+        others.
         """
         with ThreadPoolExecutor(2) as pool:
             loop = asyncio.get_running_loop()
             halves = [self._bills[0::2], self._bills[1::2]]
             made = await asyncio.gather(*(loop.run_in_executor(pool, self.reports, half) for half in halves))
         self._signed = [record for half in made for record in half]
+        if misfortunes:
+            self._signed = self._misfortunes(self._signed)
         return {"records": len(self._signed)}
 
     async def pay(self, count: int) -> dict[str, Any]:
@@ -335,21 +343,37 @@ class Driver:
                 raise SystemExit(
                     f"applicant {one.number} owes {one.due_fen} fen, the bill says {bill.due_fen}"
                 )
-            ref = f"{self.world.run}-{one.number}"
-            seen: Sealed[Identity] = self.bank.keys.seal(one.identity, reader="payment", place=ref)
-            report = ReportPayment(
-                request_id=f"{ref}-pay",
-                person_id=bill.person_id,
-                obligation_id=bill.obligation_id,
-                insurance_year=YEAR,
-                amount_fen=bill.due_fen,
-                channel_ref=ref,
-                paid_at=self._now(),
-                method="CARD",
-                payer_saw=seen,
-            )
-            made.append(self.bank.say(report, part))
+            made.append(self._word(bill, part, f"{self.world.run}-{one.number}", bill.due_fen))
         return made
+
+    def _word(self, bill: Issued, part: int, ref: str, fen: int) -> Record:
+        seen: Sealed[Identity] = self.bank.keys.seal(
+            self._of[bill.person_id].identity, reader="payment", place=ref
+        )
+        report = ReportPayment(
+            request_id=f"{ref}-pay",
+            person_id=bill.person_id,
+            obligation_id=bill.obligation_id,
+            insurance_year=YEAR,
+            amount_fen=fen,
+            channel_ref=ref,
+            paid_at=self._now(),
+            method="CARD",
+            payer_saw=seen,
+        )
+        return self.bank.say(report, part)
+
+    def _misfortunes(self, reports: list[Record]) -> list[Record]:
+        bills = {bill.person_id: (bill, part) for bill, part in self._bills}
+        said: list[Record] = []
+        late: list[Record] = []
+        for report in reports:
+            bill, part = bills[report.key.decode()]
+            one = self._of[bill.person_id]
+            if one.wrong_fen:
+                said.append(self._word(bill, part, f"{self.world.run}-{one.number}-wrong", one.wrong_fen))
+            (late if one.late else said).extend([report] * (1 + one.twice))
+        return said + late
 
 
 async def main(world: World, kind: type[Driver] = Driver) -> None:
