@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from datetime import datetime
 from typing import Any
 
@@ -46,6 +46,12 @@ _BEHAVIOURS = {
 }
 _PAUSES = (0.5, 1.0, 2.0, *(3.0,) * 40)  # a channel that is told to try again does not hammer, nor give up
 _SUBMITTED = contract_of(EnrollmentSubmitted).type.encode()
+# Waited for before each citizen, with the share of the city that came before; with 1 when all have lived.
+Pace = Callable[[float], Awaitable[None]]
+
+
+async def at_once(_: float) -> None:
+    """As fast as the services take them."""
 
 
 class Refusal(Exception):
@@ -84,7 +90,7 @@ class Drive:
         self._under_review: set[str] = set()
         self._first: asyncio.Future[tuple[Citizen, str]] = asyncio.get_running_loop().create_future()
 
-    async def live(self, submissions: AIOKafkaConsumer) -> None:
+    async def live(self, submissions: AIOKafkaConsumer, pace: Pace) -> None:
         """Everything until the last citizen has done the last step. submissions: the agency's consumer."""
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=128)) as self._http:
             self._purse = Purse(self._http, f"{self.outside.provider}/simulator/pay")
@@ -94,6 +100,7 @@ class Drive:
             try:
                 for citizen in self.city.citizens:
                     await self._turns.acquire()
+                    await pace(citizen.number / len(self.city.citizens))
                     self._spawn(self._citizen(citizen))
                 while self._tasks:
                     await asyncio.wait(self._tasks)

@@ -101,13 +101,17 @@ class Nuisance:
         self.planted.refused.add((blunder.label, blunder.reason))
         body = blunders.body_of(blunder, request_id=request_id, person_id=person_id, seal=seal)
         key = msgspec.json.decode(body).get("person_id", request_id)
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        try:
-            answer = await partner.ask_raw(request_id, [partner.signed(blunder.type, key, body)])
-            while _came_early(answer, blunder) and time.monotonic() < deadline:
-                await asyncio.sleep(EARLY_SECONDS)
+        deadline = time.monotonic() + (partner.tries - 2) * PATIENCE_SECONDS
+        answer: Answer | None = None
+        while answer is None or _came_early(answer, blunder):
+            await asyncio.sleep(EARLY_SECONDS if answer else 0)
+            try:
                 answer = await partner.ask_raw(request_id, [partner.signed(blunder.type, key, body)])
-        except TimeoutError:
+            except TimeoutError:
+                pass
+            if time.monotonic() > deadline:
+                break
+        if answer is None:
             self.refused.add((blunder.label, "no answer"))
             return
         self.refused.add((blunder.label, answer.refusal.code if isinstance(answer, Rejected) else "ACCEPTED"))

@@ -19,6 +19,7 @@ from contracts.message import CONTRACTS, contract_of
 from contracts.partners import PARTNERS
 from contracts.topics import PARTITIONS, TOPICS
 from sandbox.ending import end
+from sandbox.recent import Recent
 from services.chassis import trust
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import Keyring
@@ -28,6 +29,7 @@ BATCH_BYTES = 1_000_000  # below the broker's limit for one record batch
 GATHER_SECONDS = 0.025  # between two sends: what comes meanwhile goes together, in fewer and fuller batches
 FETCH_BYTES, FETCH_MS = 65_536, 100  # what a reader waits for, and how long: everybody is asked less often
 PATIENCE_SECONDS = 20.0  # no answer for so long: say it again, under the same request id
+TRIES = 3  # so often, unless the partner knows of an outage that will last longer
 
 Answer = Accepted | Rejected
 _decode_answer = msgspec.json.Decoder(Answer).decode
@@ -74,12 +76,14 @@ class Partner:
     """A partner's whole client: start, then post, ask or ask_http, then stop.
 
     The first letter goes at once; those that come while it is under way, and a moment longer, go together.
-    now: the business instant for ce_time; signatures carry the system clock.
+    now: the business instant for ce_time; signatures carry the system clock. tries: see TRIES.
     """
 
-    def __init__(self, code: str, kafka: Kafka, keys: Keyring, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self, code: str, kafka: Kafka, keys: Keyring, now: Callable[[], datetime], *, tries: int = TRIES
+    ) -> None:
         self.who = PARTNERS[code]
-        self.keys, self.now = keys, now
+        self.keys, self.now, self.tries = keys, now, tries
         self._kafka = kafka
         self._source = trust.source_of(self.who.topic).encode()
         self._waiting: list[tuple[Letter, asyncio.Future[Place]]] = []
@@ -88,6 +92,7 @@ class Partner:
         self._tasks: list[asyncio.Task[None]] = []
         self.answers: dict[str, list[Answer]] = {}  # of the requests that are to be heard more than once
         self.refused: Counter[str] = Counter()  # answers by the code of their refusal
+        self._recent = Recent()
         self.unasked = 0  # answers to nobody who still waits: repeats
 
     async def start(self) -> None:
@@ -178,13 +183,13 @@ class Partner:
         """Send a command, and again what says the same under its request id; the first answer. Raises
         Unanswered.
 
-        Silence makes a partner say everything again, three times at most.
+        Silence makes a partner say everything again.
         """
         request_id: str = command.request_id  # type: ignore[attr-defined]
         letters = [self.letter(command), *map(self.letter, again)]
         if again:
             self.answers[request_id] = []
-        for attempt in range(3):
+        for attempt in range(self.tries):
             try:
                 return await self.ask_raw(request_id, letters if attempt == 0 else [self.letter(command)])
             except TimeoutError:
@@ -226,7 +231,7 @@ class Partner:
 
         Raises Unanswered: the door says something else than an answer, or goes on with 202 and 503.
         """
-        deadline = time.monotonic() + 3 * PATIENCE_SECONDS
+        deadline = time.monotonic() + self.tries * PATIENCE_SECONDS
         status, body = 0, b""
         while times and time.monotonic() < deadline:
             status, body = await self._knock(http, door, self.letter(command))
@@ -307,7 +312,8 @@ class Partner:
         while True:
             for records in (await self._consumer.getmany(timeout_ms=1000)).values():
                 for record in records:
-                    self._hear(_decode_answer(record.value))
+                    if self._recent.is_new(dict(record.headers).get("ce_id")):
+                        self._hear(_decode_answer(record.value))
 
     def _hear(self, answer: Answer) -> None:
         repeated = self.answers.get(answer.request_id)

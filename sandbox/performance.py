@@ -18,10 +18,10 @@ from contracts.enrollment import ENROLLMENTS
 from contracts.partners import PARTNERS
 from contracts.topics import SERVICES
 from sandbox.city import City, Conduct, Line
-from sandbox.drive import Drive, Outside, Refusal
+from sandbox.drive import Drive, Outside, Pace, Refusal, at_once
 from sandbox.ending import end
 from sandbox.expected import Picture, differences, picture
-from sandbox.partner import Partner, read_topics
+from sandbox.partner import TRIES, Partner, read_topics
 from sandbox.people import REGION
 from sandbox.show import Report, Screen
 from sandbox.watch import Watch
@@ -40,7 +40,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     instant.
 
     auditor: Postgres URL of the auditor. sms, mail: base URLs of the SMS gateway and of the mail server's
-    book.
+    book. tries: of a partner that hears no answer.
     """
 
     kafka: Callable[[str], Kafka]
@@ -50,6 +50,7 @@ class Ground(Struct, frozen=True, kw_only=True):
     mail: str
     auditor: str
     now: Callable[[], datetime]
+    tries: int = TRIES
 
 
 class _Sms(Struct, frozen=True):
@@ -63,11 +64,12 @@ class _Mail(Struct, frozen=True):
 
 
 async def perform(
-    city: City, ground: Ground, screen: Screen, *, patience_seconds: float
+    city: City, ground: Ground, screen: Screen, *, patience_seconds: float, pace: Pace = at_once
 ) -> tuple[Report, str]:
     """Live the plan and compare; the report, and the person_id of one citizen whose journey is worth a look.
 
-    patience_seconds: for each of the two acts; what is not there then shows as a difference.
+    patience_seconds: for each of the two acts; what is not there then shows as a difference. pace: how fast
+    citizens come.
     """
     async with AsyncExitStack() as exits:
         partners = await _enter(exits, ground)
@@ -77,7 +79,8 @@ async def perform(
         ticking = asyncio.create_task(_tick(drive, watch, plan, screen))
         exits.callback(ticking.cancel)
         screen.say(f"{len(city.citizens):,} citizens apply, are reviewed, billed, and pay")
-        await _first_act(drive, watch, plan, exits, ground, patience_seconds)
+        await _first_act(drive, watch, plan, exits, ground, patience_seconds, pace)
+        await pace(1.0)
         screen.say(f"the business clock moves to {COVER_BEGINS.isoformat()}")
         try:
             await drive.advance_clock(COVER_BEGINS, SERVICES)
@@ -119,7 +122,13 @@ async def perform(
 async def _enter(exits: AsyncExitStack, ground: Ground) -> dict[str, Partner]:
     """Every partner, connected."""
     partners = {
-        code: Partner(code, ground.kafka(code), load_keyring(ground.keys / f"{code}.json"), ground.now)
+        code: Partner(
+            code,
+            ground.kafka(code),
+            load_keyring(ground.keys / f"{code}.json"),
+            ground.now,
+            tries=ground.tries,
+        )
         for code in PARTNERS
     }
 
@@ -149,7 +158,13 @@ async def _prepare(
 
 
 async def _first_act(
-    drive: Drive, watch: Watch, plan: Picture, exits: AsyncExitStack, ground: Ground, patience_seconds: float
+    drive: Drive,
+    watch: Watch,
+    plan: Picture,
+    exits: AsyncExitStack,
+    ground: Ground,
+    patience_seconds: float,
+    pace: Pace,
 ) -> None:
     """Until all money that needs no question has arrived."""
     submissions = await read_topics(ground.kafka(REGION), [ENROLLMENTS], from_start=False)
@@ -157,7 +172,7 @@ async def _first_act(
     deadline = time.monotonic() + patience_seconds
     try:
         async with asyncio.timeout_at(asyncio.get_running_loop().time() + patience_seconds):
-            await drive.live(submissions)
+            await drive.live(submissions, pace)
     except TimeoutError:
         drive.refused.add(("the first act", f"not over after {patience_seconds:.0f} s"))
     lost = sum(citizen.conduct is Conduct.LOST_CALLBACK for citizen in drive.city.citizens)
