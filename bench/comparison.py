@@ -43,7 +43,7 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 QUICK = Size(rounds=2, transactions=3_000, warming=500)
-FULL = Size(rounds=5, transactions=10_000, warming=2_000)
+FULL = Size(rounds=5, transactions=8_000, warming=1_500)
 
 
 async def compare(folder: Path, size: Size, say: Say) -> list[Round]:

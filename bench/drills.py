@@ -64,7 +64,7 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 QUICK = Size(rounds=1, transactions=1_500, warming=300, backlog=3_000, rate=50, seconds=15)
-FULL = Size(rounds=3, transactions=5_000, warming=1_000, backlog=30_000, rate=200, seconds=20)
+FULL = Size(rounds=3, transactions=4_000, warming=500, backlog=20_000, rate=100, seconds=15)
 
 
 async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 QUICK = Size(rounds=1, transactions=1_500, warming=300, bills=5_000)
-FULL = Size(rounds=3, transactions=5_000, warming=1_000, bills=190_000)
+FULL = Size(rounds=3, transactions=3_000, warming=500, bills=190_000)
 
 
 async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from bench import ours
 from bench.comparison import Say, Size, register, watching, world
+from bench.driver import Order
 from bench.pipeline import Ground, Outside, Round, outside, play
 from sandbox.keys import make_keys
 from sandbox.people import REGION
@@ -38,14 +39,21 @@ class Site(Struct, kw_only=True):
         assert self.next <= len(self.people), "more people apply than there are"
         return first
 
+    async def register(self, count: int) -> None:
+        """So many more have an account, while the services run; it is not measured."""
+        order = Order(do="register", first=len(self.people), count=count)
+        self.people += (await self.driver.do(order))["people"]
+        await ours.until_known(self.ground.db, len(self.people))
+
     async def play(self, services: ours.Ours, count: int) -> Round:
         """A closed round of so many."""
         return await play(self.ground, services, self.driver, self.take(count), count, self.people)
 
 
 @asynccontextmanager
-async def site(folder: Path, people: int, say: Say) -> AsyncIterator[Site]:
-    """For as long as the block lasts, over an empty folder; commits are stamped.
+async def site(folder: Path, people: int, say: Say, *, most: int = 0) -> AsyncIterator[Site]:
+    """For as long as the block lasts, over an empty folder; commits are stamped. most: people that may be
+    registered in all, if that is more than those that are.
 
     Raises the servers' troubles, AlreadyUp, Broken.
     """
@@ -60,8 +68,8 @@ async def site(folder: Path, people: int, say: Say) -> AsyncIterator[Site]:
                 skew = (await ours.set_clock(ground.db)).total_seconds()
                 await ours.silence_gateway(ground.db)
                 make_keys(folder / "keys")
-                size = Size(rounds=1, transactions=people, warming=0)
-                known = world(folder, size, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
+                size, whole = (Size(rounds=1, transactions=n, warming=0) for n in (people, max(people, most)))
+                known = world(folder, whole, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
                 async with outside(known, folder / "driver.json") as driver:
                     services = ours.Ours(folder, stack, servers, driver.otlp)
                     ids = await register(ground, services, driver, size, say)

@@ -41,8 +41,8 @@ class Size(Struct, frozen=True, kw_only=True):
 
 
 QUICK = Size(closed=1_000, seconds=2.0)
-FULL = Size(closed=5_000, seconds=8.0)
-_MOST_RATE = 6_000.0  # people are registered beforehand, so there must be a bound
+FULL = Size(closed=5_000, seconds=6.0)
+_MOST_RATE = 8_000.0  # there are not more people
 
 
 class Level(Struct, frozen=True, kw_only=True):
@@ -81,8 +81,8 @@ def percentile(values: Sequence[float], p: float) -> float:
 
 async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
     """The maximum, the loads, a slow day, and the memory meanwhile. Raises Broken and what `site` raises."""
-    people = 3 * size.closed + int(size.seconds * _GROUPS * (_MOST_RATE * sum(LOADS) + SLOW * 2)) + _GROUPS
-    async with site(folder, people, say) as here:
+    first = 3 * size.closed
+    async with site(folder, first, say, most=first + _people(_MOST_RATE, size)) as here:
         services = here.services()
         async with peaks(services.pids) as memory:
             await services.up()
@@ -90,6 +90,7 @@ async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
                 closed = [await here.play(services, size.closed) for _ in range(3)][1:]
                 maximum = min(median(it.transactions / it.seconds for it in closed), _MOST_RATE)
                 say(f"own maximum {maximum:,.0f} BT/s")
+                await here.register(_people(maximum, size))
                 levels = {"50": await level(here, services, SLOW, 2 * size.seconds)}
                 for load in LOADS:
                     levels[f"{load:.0%}"] = await level(here, services, load * maximum, size.seconds)
@@ -102,6 +103,12 @@ async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:
         "peak_pss_mb": {name: round(most / 1e6) for name, most in memory.items()},
         "most_pss_mb": round(max(memory.values()) / 1e6),
     }
+
+
+def _people(maximum: float, size: Size) -> int:
+    """How many the loads take, if that is the maximum."""
+    rates = [SLOW * 2, *(load * maximum for load in LOADS)]
+    return sum(_GROUPS * (int(rate * size.seconds) + 1) for rate in rates)
 
 
 async def level(
