@@ -96,6 +96,7 @@ def _text(report: "Report", broken: list[str]) -> str:
     lines = [
         f"seed {report.seed}: {report.payloads:,} payloads in {report.seconds:.0f} s, {report.rate} a second",
         f"must be {outcomes}",
+        f"at the doors {', '.join(f'{count:,} × {status}' for status, count in report.doors.items())}",
         f"heard after {report.p50_ms} ms (median), {report.p99_ms} ms (p99), {report.max_ms} ms (longest);"
         f" {report.late:,} after more than a second",
         f"{len(ways)} good citizens meanwhile, each settled after {ways[len(ways) // 2]:.1f} s (median),"

@@ -45,9 +45,7 @@ class Commands:
         """
         code, type_name = self._random.choice(self._pairs)
         partner, request_id = self._partners[code], f"{self._run}-{number}"
-        body = valid.right_body(type_name, partner, request_id, self._random)
-        if self._paid and type_name == _REPORT:
-            body |= {"person_id": self._paid.person_id, "obligation_id": self._paid.obligation_id}
+        body = self._right(type_name, partner, request_id)
         drawn = self._random.random()
         if drawn < 0.5:
             return self._body(number, partner, type_name, body, self._a_body(type_name, body))
@@ -56,6 +54,20 @@ class Commands:
         if drawn < 0.95:
             return self._misplaced(number, partner)
         return self._bytes(number, partner, type_name, body)
+
+    def at_a_door(self, number: int) -> tuple[str, Payload]:
+        """One with a broken body, and the service at whose door it is said."""
+        code, type_name = self._random.choice([pair for pair in self._pairs if pair[0] != OPERATORS])
+        partner = self._partners[code]
+        body = self._right(type_name, partner, f"{self._run}-door-{number}")
+        payload = self._body(number, partner, type_name, body, self._a_body(type_name, body))
+        return CONTRACTS[type_name].owner, payload
+
+    def _right(self, type_name: str, partner: Partner, request_id: str) -> dict[str, Any]:
+        body = valid.right_body(type_name, partner, request_id, self._random)
+        if self._paid and type_name == _REPORT:
+            body |= {"person_id": self._paid.person_id, "obligation_id": self._paid.obligation_id}
+        return body
 
     def _a_body(self, type_name: str, body: dict[str, Any]) -> Body:
         if self._random.random() < _LARGE:

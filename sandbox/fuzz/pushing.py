@@ -111,9 +111,9 @@ class Push:
         self._producers[principal] = producer
         return producer
 
-    async def verdict(self) -> Verdict:
+    async def verdict(self, patience_seconds: float = PATIENCE_SECONDS) -> Verdict:
         """What became of all, once something has become of each of which it must, or the patience is over."""
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + patience_seconds
         waiting = [sent for sent in self._sent if self._at_ms(sent) is None]
         while waiting and time.monotonic() < end:
             await asyncio.sleep(_LOOK_SECONDS)

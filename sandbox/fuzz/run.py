@@ -16,6 +16,7 @@ from contracts.partners import PARTNERS
 from sandbox.fuzz.citizen import journey
 from sandbox.fuzz.due import Payload
 from sandbox.fuzz.facts import Facts
+from sandbox.fuzz.knocking import Knocks, knock
 from sandbox.fuzz.payloads import Commands
 from sandbox.fuzz.pushing import Push, Verdict
 from sandbox.partner import Partner, published_topics, read_topics
@@ -27,13 +28,14 @@ _HEARING = ("bank", "990100")  # the citizen's; what is not an answer would end 
 _SPARED = frozenset(PARTNERS[code].replies for code in _HEARING)
 _WARM_UP = 60
 _OF_SERVICES = 0.25
+_A_KNOCK_IN = 20  # of so many payloads one more goes through a door
 _AGENCY = "990100"
 
 
 class Report(Struct, frozen=True, kw_only=True):
     """What came of a run. seconds: of pushing. citizens: how long each one's way took while it went on.
-    p50_ms, p99_ms, max_ms: from the broker to the answer or the word that it is kept. late: more than a
-    second. restarted: services that ended.
+    doors: how often each status was heard over HTTP. p50_ms, p99_ms, max_ms: from the broker to the answer
+    or the word that it is kept. late: more than a second. restarted: services that ended.
     """
 
     seed: int
@@ -41,6 +43,7 @@ class Report(Struct, frozen=True, kw_only=True):
     seconds: float
     rate: float
     outcomes: dict[str, int]
+    doors: dict[str, int]
     p50_ms: int
     p99_ms: int
     max_ms: int
@@ -61,7 +64,7 @@ async def fuzz(
 ) -> tuple[Report, set[str]]:
     """Push so many payloads into the sandbox over this folder; what came of it, and where they stand."""
     stack, before = Stack.recall(folder), _starts(folder)
-    async with _partners(folder, stack) as partners, Push.over(stack) as push:
+    async with all_partners(folder, stack) as partners, Push.over(stack) as push:
         run = f"fuzz-{seed}-{time.time_ns() % 10**9:x}"
         random = Random(seed)
         bank, agency = partners["bank"], partners[_AGENCY]
@@ -75,28 +78,40 @@ async def fuzz(
 
         say(f"{payloads} payloads, {rate:g} a second")
         enough = asyncio.Event()
+        knocking = asyncio.create_task(knock(_doors(folder), commands, payloads // _A_KNOCK_IN + 1))
         citizens = asyncio.create_task(_citizens(bank, agency, run, enough))
         try:
             seconds = await push.send(one, _WARM_UP, payloads, rate)
         finally:
             enough.set()
             ways = await citizens
+            knocks = await knocking
         say("waiting for the last answers")
         verdict = await push.verdict()
-    return _report(
-        seed, payloads, seconds, verdict, ways, _restarted(before, _starts(folder))
-    ), verdict.places
+    restarted = _restarted(before, _starts(folder))
+    return _report(seed, payloads, seconds, verdict, knocks, ways, restarted), verdict.places
 
 
 def _report(
-    seed: int, payloads: int, seconds: float, verdict: Verdict, ways: list[float], restarted: list[str]
+    seed: int, payloads: int, seconds: float, verdict: Verdict, knocks: Knocks, ways: list[float],
+    restarted: list[str],
 ) -> Report:
     took = verdict.latencies_ms or [0]
     return Report(
-        seed=seed, payloads=payloads, seconds=round(seconds, 1), rate=round(payloads / seconds),
-        outcomes=dict(verdict.sent), p50_ms=took[len(took) // 2], p99_ms=took[len(took) * 99 // 100],
-        max_ms=took[-1], late=sum(ms > 1000 for ms in took), citizens=[round(way, 2) for way in ways],
-        mistaken=verdict.mistaken, stuck=verdict.stuck, restarted=restarted,
+        seed=seed,
+        payloads=payloads,
+        seconds=round(seconds, 1),
+        rate=round(payloads / seconds),
+        outcomes=dict(verdict.sent),
+        p50_ms=took[len(took) // 2],
+        p99_ms=took[len(took) * 99 // 100],
+        max_ms=took[-1],
+        late=sum(ms > 1000 for ms in took),
+        citizens=[round(way, 2) for way in ways],
+        mistaken=verdict.mistaken + knocks.mistaken,
+        doors={str(status): count for status, count in sorted(knocks.statuses.items())},
+        stuck=verdict.stuck,
+        restarted=restarted,
     )
 
 
@@ -110,7 +125,7 @@ async def _citizens(bank: Partner, agency: Partner, run: str, enough: asyncio.Ev
 
 
 @asynccontextmanager
-async def _partners(folder: Path, stack: Stack) -> AsyncIterator[dict[str, Partner]]:
+async def all_partners(folder: Path, stack: Stack) -> AsyncIterator[dict[str, Partner]]:
     """All can sign; those that hear answers are connected."""
     db = await asyncpg.connect(stack.database_url("auditor"), ssl="disable")
     skew: timedelta = await db.fetchval("select skew from enrollment.clock")
@@ -137,6 +152,12 @@ async def _said(stack: Stack) -> list[Any]:
         return found[-20_000:]
     finally:
         await consumer.stop()
+
+
+def _doors(folder: Path) -> dict[str, str]:
+    state = read_state(folder)
+    assert state is not None
+    return {seen.name: seen.door for seen in state.processes}
 
 
 def _starts(folder: Path) -> dict[str, tuple[int | None, int]]:
