@@ -88,6 +88,15 @@ def _cost(figures: Mapping[str, Any]) -> Panel:
     return Panel(title, parts, bars)
 
 
+def _peers(figures: Mapping[str, Any]) -> Panel:
+    parts = ("app", "postgres", "broker")
+    bars = []
+    for loop, it in figures.items():
+        micro = tuple(it["cpu_ms_per_bt"][part]["median"] * 1000 for part in parts)
+        bars.append(Bar(loop, micro, f"{sum(micro):,.0f} µs"))
+    return Panel("CPU per business transaction, beside those who take one message at a time", parts, bars)
+
+
 def _latency(figures: Mapping[str, Any]) -> Panel:
     bars = []
     for name, level in figures["levels"].items():
@@ -115,4 +124,4 @@ def _log(figures: Mapping[str, Any]) -> Panel:
     return Panel(title, ("table", "indexes"), [bar for pair in pairs for bar in pair])
 
 
-_PANELS = {"pipeline": _cost, "latency": _latency, "exact": _log}
+_PANELS = {"pipeline": _cost, "peers": _peers, "latency": _latency, "exact": _log}

@@ -13,6 +13,7 @@ import pytest
 from bench import goals, picture, results, steady
 from bench.clients import Record, arrivals
 from bench.memory import peaks
+from bench.pipeline import PARTS
 from bench.report import summary
 from cli import bench as verb
 from tests.bench.test_pipeline import rounds
@@ -20,6 +21,9 @@ from tests.bench.test_pipeline import rounds
 LEVEL = {"e2e_ms": {"p50": 80.0, "p99": 400.0, "p999": 500.0}, "bt_per_s": 300.0}
 MEASURED: dict[str, Mapping[str, Any]] = {
     "pipeline": summary([*rounds("ours", 500), *rounds("raw", 300)]),
+    "peers": {
+        loop: {"cpu_ms_per_bt": {part: {"median": 2.5} for part in PARTS}} for loop in ("ours", "careful")
+    },
     "latency": {"levels": {"10%": LEVEL, "50%": LEVEL}, "cores_at_50": 0.3, "most_pss_mb": 90},
 }
 
@@ -40,6 +44,7 @@ def test_the_picture_is_sound_and_says_its_numbers() -> None:
 
     assert "600 µs, 500 BT/s" in texts
     assert "80 / 400 / 500 ms" in texts
+    assert texts.count("7,500 µs") == 2
 
 
 def test_nothing_measured_is_an_empty_picture() -> None:
