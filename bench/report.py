@@ -10,7 +10,6 @@ from typing import Any
 
 from bench.pipeline import MOST_FOREIGN, PARTS, Round
 
-
 # One business transaction: these rows and messages, the same for both loops; bench/gate.py counts them.
 ROWS = {
     "enrollment": "enrollment, coverage, 2 × request; update of enrollment and coverage; inbox; 5 × outbox",
