@@ -18,7 +18,7 @@ from tests.simulation.clockwork import START, Nature, SimLoop, governed
 from tests.simulation.lines import Pool, SimConnection
 from tests.simulation.members import Member
 from tests.simulation.outside import Provider, Texts
-from tests.simulation.schedule import Action, Gate, Schedule
+from tests.simulation.schedule import Action, Gate, Schedule, member_of
 from tests.simulation.truth import Truth
 
 GO, RESUME, REBALANCE, TICK, THAW = "go", "resume", "rebalance", "tick", "thaw"
@@ -90,7 +90,7 @@ class City:
     def governed(self) -> Iterator[None]:
         """The chassis lives by this city's nature; handlers can be told to fail."""
         async def connect(actor: str, _name: str, *, guarded: bool = False) -> SimConnection:
-            return await self.members[".".join(actor.split(".")[:2])].connect(actor)
+            return await self.members[member_of(actor)].connect(actor)
 
         async def check(_db: object) -> None:
             return None
@@ -252,7 +252,7 @@ class City:
         try:
             await self._each(group, lambda lane, consumer: lane.on_partitions_revoked(consumer.owned))
             for consumer in list(group.members):
-                if self.schedule.is_frozen(consumer.actor):
+                if member_of(consumer.actor) in self.schedule.frozen:
                     group.members.remove(consumer)
             if not group.members:
                 return
@@ -269,7 +269,7 @@ class City:
         tasks = []
         for member in list(self.members.values()):
             for lane, consumer in member.consumers():
-                if consumer in group.members and not self.schedule.is_frozen(consumer.actor):
+                if consumer in group.members and member.name not in self.schedule.frozen:
                     task = asyncio.ensure_future(do(lane, consumer))
                     member.tasks.append(task)
                     tasks.append(task)

@@ -5,7 +5,7 @@ import os
 import random
 import selectors
 import time as real_time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from types import SimpleNamespace
@@ -50,6 +50,13 @@ class _Patient(selectors.DefaultSelector):
         return super().select(timeout)
 
 
+class _Turn:
+    """To be awaited: everybody who can goes on first."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        yield
+
+
 class SimLoop(asyncio.SelectorEventLoop):
     """Its time stands until somebody moves it. Time limits (asyncio.timeout) are kept apart from sleeps: they
     run out only where the simulation lets them, never in the middle of a statement.
@@ -82,7 +89,7 @@ class SimLoop(asyncio.SelectorEventLoop):
     async def turn(self, *, wait: bool) -> None:
         """Everybody else goes on once. wait: for the server too, a millisecond at most."""
         self._server.patient = wait and self.is_quiet()
-        await asyncio.sleep(0)
+        await _Turn()
         self._server.patient = False
 
     def is_quiet(self) -> bool:

@@ -171,7 +171,7 @@ class SimConnection:
         await monitor.execute("select pg_terminate_backend($1)", line.pid)
         os.kill(line.pid, signal.SIGCONT)
         while await monitor.fetchval("select exists (select from pg_stat_activity where pid = $1)", line.pid):
-            await asyncio.sleep(0)
+            pass
         self._real.terminate()
         self._schedule.landed(line)
 

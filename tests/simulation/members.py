@@ -114,7 +114,8 @@ class Member:
             await line.end()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         for _, consumer in self.consumers():
-            consumer.group.members.remove(consumer)
+            if consumer in consumer.group.members:      # a frozen one was put out before
+                consumer.group.members.remove(consumer)
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)
@@ -183,6 +184,8 @@ class Member:
         actor, consumer = f"{lane.dsn}.offsets", lane.sub.consumer
 
         def ready() -> bool:
+            if consumer.generation != consumer.group.generation:
+                return False
             able = lane.db is not None and not lane.db.is_closed()
             return not consumer.owned.isdisjoint(lane.pending) or bool(lane.skipped and able)
 

@@ -15,8 +15,9 @@ from tests.simulation.schedule import Action, Gate
 
 Policy = Callable[[City], Action | None]
 MOST_STEPS = 2500           # of the first phase, whoever chooses
-HEALING_STEPS = 6000        # within so many all work has ended
+HEALING_STEPS = 4000        # within so many all work has ended
 MOST_NUDGES, NUDGE_SECONDS = 40, 400.0      # citizens who wait for words; clocks that were wrong come right
+CLOCK_SECONDS = 700.0       # more than any clock is ever fast
 ROUND_STEPS = 400           # after so many operators look again
 HORIZON = START + timedelta(days=14)        # cover has begun by then
 
@@ -175,6 +176,8 @@ async def heal(city: City) -> None:
     city.healing, city.broker.is_up, city.nature.off = True, True, timedelta()
     for cleared in (city.broker.cut_off, city.no_database, city.bugs):
         cleared.clear()
+    if any(kind == trouble.CLOCK for kind, _ in city.schedule.met):
+        await city.pass_time(CLOCK_SECONDS)     # what was from the future comes of age
     end, next_round = city.schedule.steps + HEALING_STEPS, 0
     await city.after(Action("heal", ""))
     while not city.failures:
@@ -197,8 +200,8 @@ def _mend(city: City) -> bool:
     for service, work in sorted(city.truth.work.items()):
         if work.halted:
             trouble.order(city, service, "resume")
-        if work.parked:
-            trouble.order(city, service, trouble.REDRIVE)
+        for reason in trouble.REASONS if work.parked else ():
+            trouble.order(city, service, reason)
         ordered |= bool(work.halted or work.parked)
     return ordered
 
@@ -206,6 +209,7 @@ def _mend(city: City) -> bool:
 async def _go_on(city: City) -> bool:
     """Nobody can move: operators, citizens, and then time. False: all is done, or nothing helps."""
     if _mend(city):
+        await city.pass_time(1.0)
         await city.after(Action("mend", ""))
         return True
     if city.nudges < MOST_NUDGES and any(person.done != "covered" for person in city.people):

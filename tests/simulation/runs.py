@@ -14,7 +14,7 @@ from tests.simulation.city import City
 from tests.simulation.clockwork import SimLoop
 from tests.simulation.ground import Emptying, Ground
 from tests.simulation.lines import Pool
-from tests.simulation.play import Chance, Policy, play
+from tests.simulation.play import Chance, Deviation, Policy, play
 from tests.simulation.schedule import Action
 
 SEED_STEPS = 350            # of a seed before it is healed
@@ -45,7 +45,7 @@ class Setting(Struct, frozen=True):
 
 
 TWO = {"enrollment": 2, "billing": 2, "payment": 2}
-SWEPT = Setting("sweep", (BOTH,), {"billing": 2, "payment": 2})
+SWEPT = Setting("sweep", (BOTH,), {"billing": 2, "payment": 2, "console": 0})
 
 
 def setting_of(seed: int) -> Setting:
@@ -60,7 +60,7 @@ class Stage:
     """Where runs are played, one after the other: a loop, a database, connections that last."""
 
     def __init__(self, ground: Ground) -> None:
-        self._ground, self._emptying = ground, Emptying()
+        self.ground, self._emptying = ground, Emptying()
         self.loop = SimLoop()
         self._runner = asyncio.Runner(loop_factory=lambda: self.loop)
         self._pool = Pool(ground.urls.__getitem__)
@@ -69,7 +69,7 @@ class Stage:
     def __enter__(self) -> "Stage":
         self._runner.__enter__()
         self._monitor = self._runner.run(asyncpg.connect(
-            self._ground.admin_dsn, database=DATABASE, ssl="disable", max_cached_statement_lifetime=0))
+            self.ground.admin_dsn, database=DATABASE, ssl="disable", max_cached_statement_lifetime=0))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -97,9 +97,8 @@ class Stage:
         await self._emptying.empty(self._monitor)
         city = City(self.loop, self._monitor, self._pool, setting.name, setting.plans, setting.members)
         faults_at: dict[tuple[str, str], tuple[str, ...]] = {}
-        watch = getattr(policy, "watch", None)
-        if watch is not None:
-            watch(city)
+        if isinstance(policy, Deviation):
+            policy.watch(city)
         else:
             city.schedule.on_gate = lambda gate, _: faults_at.setdefault(
                 (gate.actor, gate.label), gate.faults

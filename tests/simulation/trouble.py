@@ -47,6 +47,7 @@ CATALOGUE = {
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
+REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE, DUPLICATE,
     GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
@@ -76,11 +77,12 @@ async def _to_member(city: "City", kind: str, to: str) -> bool:
             return False
         await city.crash(member.name)
         return True
+    if kind == ZOMBIE and member is not None:       # its groups do not wait for it
+        to = member.name
+        city.unsettle({lane.group for lane in member.lanes})
     if city.schedule.is_frozen(to) or (member is None and to not in city.schedule.gates):
         return False
     city.schedule.frozen[to] = city.schedule.steps
-    if kind == ZOMBIE and member is not None:       # its group does not wait for it
-        city.unsettle({lane.group for lane in member.lanes})
     return True
 
 
@@ -156,7 +158,7 @@ def order(city: "City", service: str, kind: str) -> None:
     elif kind == "resume":
         command = Resume(**names)
     else:
-        command = Redrive(**names, dry_run=False)
+        command = Redrive(**names, dry_run=False, reason=kind if kind in REASONS else REASONS[0])
     city.broker.append("operators", None, signed(city, "operators", command))
 
 

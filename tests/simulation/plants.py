@@ -1,0 +1,88 @@
+"""Which protections can be taken out of the engine, so that the simulation must miss them? In one test."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+
+from services.chassis import attempt
+from services.chassis.arrival import Arrival
+from services.chassis.attempt import Attempt
+from services.chassis.lag import Runs
+from services.chassis.lane import Lane
+from services.chassis.outbox import Said
+from services.chassis.relay import AT_MOST, Relay
+
+Patch = pytest.MonkeyPatch
+
+
+def inbox_unasked(patch: Patch) -> None:
+    """Facts enter the inbox, and what was there already is handled all the same."""
+    async def enter(tx: Any, arrivals: list[Arrival], *, ask_which: bool) -> list[Arrival]:
+        assert not ask_which
+        ids = sorted({a.event_id for a in arrivals if a.event_id is not None and not a.seen})
+        await tx.execute("insert into inbox(ce_id) select unnest($1::uuid[]) on conflict do nothing", ids)
+        return arrivals
+
+    patch.setattr(attempt, "drop_seen", enter)
+
+
+def no_locks(patch: Patch) -> None:
+    """Nothing is locked before it is looked at."""
+    lock = Attempt.lock
+
+    async def nothing(run: Attempt, tx: Any, _: object) -> None:
+        await lock(run, tx, ())
+
+    patch.setattr(Attempt, "lock", nothing)
+
+
+def relay_by_highest(patch: Patch) -> None:
+    """The relay remembers how far it was, instead of what is unsent."""
+    async def turn(relay: Any, db: Any) -> int:
+        high = getattr(relay, "high", 0)
+        later = "select batch_id, at from unsent where batch_id > $1 order by batch_id limit $2"
+        rows = await db.fetch(later, high, AT_MOST)
+        said: list[Said] = []
+        for batch_id, at in rows:
+            said += relay.memory.take(batch_id) or await relay._read(db, batch_id, at)
+            relay.high = batch_id
+        await relay._send(said)
+        await db.execute("delete from unsent where batch_id <= $1", getattr(relay, "high", 0))
+        return len(said)
+
+    patch.setattr(Relay, "turn", turn)
+
+
+def relay_forgets_first(patch: Patch) -> None:
+    """What is to be sent is taken off before it is sent."""
+    async def turn(relay: Any, db: Any) -> int:
+        said: list[Said] = []
+        for batch_id, at in await db.fetch("delete from unsent returning batch_id, at"):
+            said += await relay._read(db, batch_id, at)
+        await relay._send(said)
+        return len(said)
+
+    patch.setattr(Relay, "turn", turn)
+
+
+def offsets_first(patch: Patch) -> None:
+    """Offsets go out before the work is done, nothing is sought back, and nobody compares."""
+    work = Lane._work
+
+    async def early(lane: Lane, runs: Runs) -> int | None:
+        lane.pending |= {partition: run[-1].offset + 1 for partition, run in runs.items()}
+        await lane.flush()
+        return await work(lane, runs)
+
+    async def unwatched(_lane: Lane, _assigned: set[TopicPartition]) -> None:
+        return None
+
+    patch.setattr(Lane, "_work", early)
+    patch.setattr(Lane, "_compare", unwatched)
+
+
+PLANTS: tuple[Callable[[Patch], None], ...] = (
+    inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first,
+)  # fmt: skip
