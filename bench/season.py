@@ -18,6 +18,7 @@ from msgspec import Struct
 from bench import season_rows as rows
 from contracts.topics import OPERATED, SERVICES
 from sandbox.stack import Servers, Stack, provision_stack
+from sandbox.state import hold
 from services.chassis.outbox import Said
 from services.chassis.relay import headers
 from services.chassis.subscriptions import LANES
@@ -81,17 +82,18 @@ class Season(Struct, frozen=True, kw_only=True):
 
 def measure(folder: Path, bills: int, questions: Questions, say: Callable[[str], None]) -> Season:
     """Fill an empty folder's servers, ask, and end them."""
-    servers = Servers(folder, quick=True)
-    try:
-        stack = servers.start()
-        provision_stack(stack)
-        began = time.monotonic()
-        asyncio.run(fill(stack, bills, say))
-        filled = time.monotonic() - began
-        servers.revive("postgres")  # it has nothing in its memory
-        return asyncio.run(ask(stack, bills, questions, filled))
-    finally:
-        servers.stop()
+    with hold(folder):
+        servers = Servers(folder, quick=True)
+        try:
+            stack = servers.start()
+            provision_stack(stack)
+            began = time.monotonic()
+            asyncio.run(fill(stack, bills, say))
+            filled = time.monotonic() - began
+            servers.revive("postgres")  # it has nothing in its memory
+            return asyncio.run(ask(stack, bills, questions, filled))
+        finally:
+            servers.stop()
 
 
 async def ask(stack: Stack, bills: int, questions: Questions, filled: float) -> Season:
