@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from cli.place import STACK_FOLDER, say
 
-HELP = "measure the engine beside a loop without any framework, or trace and verify over a million bills"
+HELP = "measure everything that has a goal: speed beside a plain loop, latency, failures, large tables"
 _SERVERS = ("CANBAO_KAFKA", "CANBAO_DATABASE_URL")
 
 
@@ -18,11 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument(
         "what",
-        choices=list(MEASURES),
+        choices=["all", *MEASURES],
         help="pipeline: enrolled, billed, paid, settled, covered, told, beside a loop without any framework;"
         " peers: the same work as others write it, by turns with ours;"
         " exact: its statements, rows, bytes and instructions, the same on every machine;"
-        " season: trace and verify over the rows of a million bills",
+        " latency: end to end at steady rates; drills: untraced, two workers, a backlog, misfortunes, kills;"
+        " flatness: over ten million rows; season: trace and verify over the rows of a million bills;"
+        " all: each of these but the last",
     )
     parser.add_argument(
         "--quick",
@@ -95,6 +97,7 @@ def _measured(measure: "Measure", quick: bool) -> "Said":
     folder.mkdir(parents=True, exist_ok=True)
     hold(folder).close()
     remove(folder)
+    folder.mkdir(mode=0o711)
     if is_up(STACK_FOLDER):
         say("a sandbox is up beside it and will show as foreign work")
     try:
@@ -126,14 +129,16 @@ def _exact(folder: Path, _quick: bool) -> "Said":
 
     from bench.exact import as_text, count, differences, expected  # noqa: PLC0415 -- as above
     from sandbox.stack import Servers, provision_stack  # noqa: PLC0415 -- as above
+    from sandbox.state import hold  # noqa: PLC0415 -- as above
 
-    servers = Servers(folder, quick=True, say=say)
-    try:
-        stack = servers.start()
-        provision_stack(stack)
-        found = asyncio.run(count(stack, folder))
-    finally:
-        servers.stop()
+    with hold(folder):
+        servers = Servers(folder, quick=True, say=say)
+        try:
+            stack = servers.start()
+            provision_stack(stack)
+            found = asyncio.run(count(stack, folder))
+        finally:
+            servers.stop()
     for line in differences(expected(), found):
         say(line)
     return Said(msgspec.to_builtins(found) | {"wal_ratio": round(found.wal_ratio, 4)}, as_text(found))
