@@ -1,5 +1,6 @@
 """Does what people read say what was measured, what was reached, and by how much not?"""
 
+import argparse
 import asyncio
 import sys
 from collections.abc import Mapping
@@ -106,3 +107,11 @@ async def test_a_peak_of_memory_is_seen_though_the_process_has_shrunk_again() ->
 
 def test_all_measures_everything_but_a_season() -> None:
     assert set(verb.MEASURES) - set(verb.ALL) == {"season"}
+
+
+@pytest.mark.parametrize("what", ["all", *verb.MEASURES])
+def test_each_measurement_can_be_asked_for_by_its_name(what: str) -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+
+    assert parser.parse_args([what, "--quick"]).what == what
