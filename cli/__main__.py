@@ -38,6 +38,7 @@ VERBS = (
     "test",
     "bench",
     "torture",
+    "simulate",
     "push",
     "fuzz",
     "tail",

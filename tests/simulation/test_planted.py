@@ -1,0 +1,71 @@
+"""Would the simulation notice? A protection is taken out of the engine, and then a run fails that held."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from tests.simulation import plants
+from tests.simulation.citizens import ONLINE
+from tests.simulation.play import Deviation, Script
+from tests.simulation.report import keep, recall
+from tests.simulation.runs import SWEPT, Setting, Stage
+from tests.simulation.shrink import kind_of, shrink
+from tests.source import ROOT
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+THREE = Setting("three", (ONLINE, ONLINE, ONLINE), {"enrollment": 2, "console": 0})
+NOT_SENT = ("billing.0.relay.send", "send", 1, "not sent")
+FOUND: list[tuple[Plant, Setting, tuple[str, str, int, str]]] = [
+    (plants.relay_forgets_first, SWEPT, NOT_SENT),
+    (plants.relay_by_highest, THREE, ("enrollment.0.money", "commit", 1, "freeze")),
+    (plants.offsets_first, SWEPT, ("billing.1.money", "commit", 1, "crash")),
+]
+EAGER_SEEDS = 5
+pytestmark = pytest.mark.timeout(900)     # as in test_simulation
+
+
+@pytest.mark.parametrize(("plant", "setting", "deviation"), FOUND, ids=[f[0].__name__ for f in FOUND])
+def test_a_planted_bug_is_found_by_one_deviation(
+    stage: Stage, plant: Plant, setting: Setting, deviation: tuple[str, str, int, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert not stage.run(setting, Deviation(*deviation)).failures
+    plant(monkeypatch)
+    assert stage.run(setting, Deviation(*deviation)).failures
+
+
+def test_an_inbox_that_is_not_asked_is_found_by_a_seed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plants.inbox_unasked(monkeypatch)
+    assert any(stage.seed(seed).failures for seed in range(EAGER_SEEDS))
+
+
+def test_what_fails_is_shrunk_kept_and_fails_again_from_its_file(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as planted:
+        plants.relay_forgets_first(planted)
+        failed = stage.run(SWEPT, Deviation(*NOT_SENT))
+        small = shrink(stage, SWEPT, failed, seconds=20.0)
+        assert len(small.actions) < len(failed.actions)
+        setting, actions = recall(keep(replace(SWEPT, name="a lost send"), small, tmp_path))
+        again = stage.run(setting, Script(actions))
+        assert kind_of(again.failures) & kind_of(failed.failures)
+        assert again.timeline
+    assert not stage.run(setting, Script(actions)).failures
+
+
+def test_the_verb_says_in_one_object_what_it_played(stage: Stage) -> None:
+    done = subprocess.run([sys.executable, "-m", "cli", "simulate", "--seeds", "1", "--from", "13", "--json"],
+                          cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said.keys() == {"seeds", "steps", "faults", "failures", "seconds"}
+    assert (said["seeds"], said["failures"]) == (1, [])
+    assert said["steps"] >= 300
