@@ -39,7 +39,7 @@ def is_sandbox() -> bool:
     bare = {"postgres", "socket"}  # without a file: made by somebody who only looked, or was stopped at once
     if any(path.is_file() for name in bare for path in (STACK_FOLDER / name).rglob("*")):
         bare = set()
-    return there <= {"bench", "lock", "logs"} | bare or not there.isdisjoint(marks)
+    return there <= {"bench", "lock", "logs", "torture"} | bare or not there.isdisjoint(marks)
 
 
 async def running_stack() -> "Stack":

@@ -141,7 +141,7 @@ class Drive:
             request_id
             for partner in self.partners.values()
             for request_id, answers in partner.answers.items()
-            if not answers or any(answer != answers[0] for answer in answers)
+            if len({str(answer) for answer in answers if not _says_again(answer)}) != 1
         }
 
     # ---- one citizen
@@ -298,17 +298,17 @@ class Drive:
         channel: str = "",
         suffix: str = "",
     ) -> Accepted:
-        """Ask until it is granted; a retryable refusal is asked again a little later, as a new request.
-        Raises Refusal.
+        """Ask until it is granted; after a refusal that says "try again" a little later, under the same
+        request id: an earlier copy may still be under way, and must not be taken for another's. Raises
+        Refusal.
         """
         partner = self.partners[channel or citizen.channel]
         twice = step in citizen.says_twice
         label = f"{self._run}-{citizen.number}-{step.value}{suffix}"
         answer: Answer | None = None
-        for attempt, pause in enumerate(_PAUSES):
-            request_id = label if attempt == 0 else f"{label}.{attempt}"
-            if step is Step.QUERY:
-                request_id += f"-{time.monotonic_ns()}"  # a query may be asked any number of times
+        for pause in _PAUSES:
+            # a query may be asked any number of times
+            request_id = f"{label}-{time.monotonic_ns()}" if step is Step.QUERY else label
             once = command(request_id)
             if citizen.by_http:
                 answer = await partner.ask_http(
@@ -364,6 +364,10 @@ class Drive:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.refused.add(("the drive itself", f"{type(error).__name__}: {error}"))
+
+
+def _says_again(answer: Answer) -> bool:
+    return isinstance(answer, Rejected) and answer.refusal.retryable
 
 
 def _granted(answer: Answer | None, label: str) -> Accepted:

@@ -14,10 +14,10 @@ from contracts.operations import Redrive
 from sandbox.partner import Partner
 from services.chassis.keys import load_keyring
 from tests.faults import verdict
-from tests.faults.cutter import Cutter, cutting
 from tests.faults.feed import Feed, now
 from tests.faults.field import Field, Member
 from tests.faults.provider import Provider, providing
+from tests.faults.proxy import PostgresProxy, listening
 from tests.faults.toy import POISON
 
 
@@ -40,12 +40,13 @@ class Plan(Struct, frozen=True, kw_only=True):
     poison: float = 0.002
     passing: float = 0.03
     shy: float = 0.01
-    plant: str = ""
+    bug: str = ""
+    settle_limit: float = 0.0
 
     @property
     def settle_seconds(self) -> float:
         """By when all work must be done after the last fault is healed: 60 s, and 60 s per 10,000 facts."""
-        return 60.0 + 60.0 * self.rate * self.seconds / 10_000
+        return self.settle_limit or 60.0 + 60.0 * self.rate * self.seconds / 10_000
 
 
 class Report(Struct, kw_only=True):
@@ -80,7 +81,7 @@ class Chaos:
         self.field, self.plan, self.chance = field, plan, random.Random(plan.seed)
         self.done: Counter[str] = Counter()
         self.members: list[Member] = []
-        self._cutter: Cutter | None = None
+        self._cutter = PostgresProxy(field.stack.pg_host, field.stack.pg_port)
 
     async def run(self) -> Report:
         """Feed and hurt for the plan's seconds, heal, wait until quiet, judge."""
@@ -88,9 +89,9 @@ class Chaos:
         async with AsyncExitStack() as stack:
             provider = await stack.enter_async_context(providing(Provider(plan.seed, cut=0.1, refused=0.1)))
             feed = await stack.enter_async_context(Feed(field, plan.seed))
-            self._cutter = await stack.enter_async_context(cutting(field.stack.pg_host, field.stack.pg_port))
+            await stack.enter_async_context(listening(self._cutter))
             toy = field.toy(
-                provider.address, passing=plan.passing, shy=plan.shy, slow_seconds=0.05, plant=plan.plant
+                provider.address, passing=plan.passing, shy=plan.shy, slow_seconds=0.05, bug=plan.bug
             )
             url = self._cutter.url(field.stack.database_url("billing"))
             self.members = [
@@ -151,11 +152,9 @@ class Chaos:
         asyncio.get_running_loop().call_later(seconds, member.signal, signal.SIGCONT)
 
     async def _cut(self) -> None:
-        assert self._cutter is not None
         self._cutter.cut_all()
 
     async def _swallow(self) -> None:
-        assert self._cutter is not None
         self._cutter.swallow += 1
 
     async def _terminate(self) -> None:
@@ -173,7 +172,6 @@ class Chaos:
         await self.field.start_kafka()
 
     async def _heal(self) -> None:
-        assert self._cutter is not None
         self._cutter.swallow = 0
         for member in self.members:
             member.signal(signal.SIGCONT)

@@ -45,6 +45,7 @@ class Field:
         self.keys = folder / "keys"
         self.cured, self.held, self.freeze = folder / "cured", folder / "held", folder / "freeze"
         self.members: list[Member] = []
+        self.emptied = False        # records are gone, and the broker may not have noted it
 
     async def query(self, sql: str, *args: object) -> list[Row]:
         """Rows, as the administrator, with billing's tables unqualified."""
@@ -91,6 +92,9 @@ class Field:
     async def stop_kafka(self) -> None:
         """kill -9."""
         assert self.servers.kafka is not None
+        if self.emptied:
+            await _remembered(self.servers)
+            self.emptied = False
         await asyncio.to_thread(self.servers.kafka.stop, "KILL")
 
     async def start_kafka(self) -> None:
@@ -216,7 +220,8 @@ class Member:
         env = {name: os.environ[name] for name in ("HOME", "PATH") if name in os.environ}
         env |= {"PYTHONPATH": str(ROOT), "TZ": "UTC", "PYTHONUNBUFFERED": "1"}
         env |= {"CANBAO_SETTINGS": str(self._settings), "CANBAO_TOY": str(self._toy)}
-        self._child = Child([sys.executable, "-m", "tests.faults.toy"], log=self.log, env=env, cwd=ROOT)
+        module = "tests.faults.haunted" if self.toy.bug else "tests.faults.toy"
+        self._child = Child([sys.executable, "-m", module], log=self.log, env=env, cwd=ROOT)
 
     async def _keep(self) -> None:
         while self.kept:
@@ -246,8 +251,7 @@ async def prepared(servers: Servers, stack: Stack, folder: Path) -> AsyncIterato
     field = Field(servers, stack, folder)
     make_keys(field.keys)
     await empty_tables(stack)
-    if await asyncio.to_thread(empty_topics, stack.kafka_admin):
-        await _remembered(servers)
+    field.emptied = await asyncio.to_thread(empty_topics, stack.kafka_admin)
     for statement in (*EFFECTS, "truncate effect"):
         await field.query(statement)
     try:

@@ -52,7 +52,7 @@ class Toy(Struct, frozen=True, kw_only=True):
     waits.
 
     passing, shy: the share of handler calls that fail as if the network did, or with a bug that shows only
-    among several messages. plant: a protection to take out.
+    among several messages. plant: a protection to take out. bug: one of bugs.toml to plant.
     """
 
     provider: str
@@ -63,6 +63,7 @@ class Toy(Struct, frozen=True, kw_only=True):
     shy: float = 0.0
     slow_seconds: float = 0.0
     plant: str = ""
+    bug: str = ""
 
 
 class Remind(Struct, frozen=True, kw_only=True):

@@ -1,0 +1,145 @@
+"""Is the breaker any good? Each bug of bugs.toml is planted, and something must be found wrong.
+
+`python -m tests.faults.hunt [NAME…]` hunts them one after the other on one pair of servers and writes what
+found which, and after how long, into docs/reliability.md.
+"""
+
+import asyncio
+import logging
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct, to_builtins
+from msgspec.structs import replace
+
+from sandbox.postgres import remove
+from sandbox.stack import Servers, Stack
+from tests.faults import torture
+from tests.faults.bugs import Bug, all_bugs
+from tests.faults.chaos import Chaos
+from tests.faults.chaos import Plan as Trouble
+from tests.faults.field import prepared
+from tests.faults.plan import Plan
+from tests.faults.report import write_section
+from tests.faults.siege import besieged
+from tests.ground import empty_tables, empty_topics, remember_seed
+
+SMALL = Plan(citizens=120, points_once=True, point_seconds=15.0)
+LONGEST_SECONDS = 300.0
+NO_BUG = Bug(name="", breaks="nothing", file="", old="", new="")
+
+
+class Found(Struct, frozen=True, kw_only=True):
+    """what: the first thing that was found wrong; empty: the bug was missed. seconds: until it was said."""
+
+    bug: Bug
+    what: str
+    seconds: float
+
+
+async def hunt(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> Found:
+    """One bug, over servers that are emptied first."""
+    began = time.monotonic()
+    await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+    await asyncio.to_thread(folder.mkdir, parents=True)
+    try:
+        async with asyncio.timeout(LONGEST_SECONDS):
+            wrong = await (_city if bug.by == "city" else _toy)(bug, servers, stack, folder)
+    except TimeoutError:
+        wrong = [f"a service does not come up, or nothing ends within {LONGEST_SECONDS:.0f} s"]
+    return Found(bug=bug, what=wrong[0] if wrong else "", seconds=round(time.monotonic() - began, 1))
+
+
+async def _city(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[str]:
+    plan = msgspec.convert(to_builtins(SMALL) | bug.under, Plan)
+    await empty_tables(stack)
+    await asyncio.to_thread(empty_topics, stack.kafka_admin)
+    async with besieged(servers, stack, folder, bug=bug.name) as siege:
+        report = await torture.torture(plan, siege, _silent, patience_seconds=90.0)
+        return report.wrong
+
+
+async def _toy(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[str]:
+    """Handlers that fail, in ways that no real one does."""
+    trouble = Trouble(
+        seed=1,
+        seconds=12.0,
+        poison=0.005,
+        shy=0.03,
+        passing=0.1,
+        bug=bug.name,
+        settle_limit=90.0, rate=60,
+        faults=(("kill", 3), ("commit", 2)),
+    )
+    async with prepared(servers, stack, folder) as field:
+        return (await Chaos(field, trouble).run()).wrong
+
+
+def _silent(_: str) -> None:
+    """Nobody listens."""
+
+
+@asynccontextmanager
+async def ground() -> AsyncIterator[tuple[Servers, Stack, Path]]:
+    """Servers, and a folder for one hunt after the other."""
+    home = Path(tempfile.mkdtemp(prefix="canbao-hunt-", dir="/tmp"))
+    await asyncio.to_thread(home.chmod, 0o711)
+    try:
+        async with torture.ground(home) as (servers, stack):
+            await asyncio.to_thread(remember_seed, stack)
+            yield servers, stack, home / "run"
+    finally:
+        remove(home)
+        shutil.rmtree(home, ignore_errors=True)
+
+
+async def hunt_all(names: list[str]) -> list[Found]:
+    """All, or those that are named; a line for each, and the page is written as it goes if all are hunted.
+    SystemExit: something is found where there is no bug.
+    """
+    found: list[Found] = []
+    async with ground() as (servers, stack, folder):
+        for by in ("city", "toy"):
+            control = await hunt(replace(NO_BUG, by=by), servers, stack, folder)
+            if control.what:
+                raise SystemExit(f"no bug was planted in the {by}, and yet: {control.what}")
+            _tell(control)
+        for bug in [all_bugs()[name] for name in names] or all_bugs().values():
+            found.append(await hunt(bug, servers, stack, folder))
+            _tell(found[-1])
+            if not names:
+                write_section("planted bugs", section(found))
+    return found
+
+
+def _tell(one: Found) -> None:
+    name = one.bug.name or f"nothing planted in the {one.bug.by}"
+    print(f"{one.seconds:6.1f} s  {name}: {one.what or 'nothing found'}", flush=True)  # noqa: T201
+
+
+def section(found: list[Found]) -> str:
+    """For docs/reliability.md."""
+    seen = [one for one in found if one.what]
+    rows = "\n".join(
+        f"| {one.bug.name} | {one.bug.breaks} | {one.what[:110].replace('|', '/') or '**missed**'}"
+        f" | {one.seconds:.0f} s |" for one in found
+    )
+    left = [name for name in all_bugs() if name not in {one.bug.name for one in found}]
+    return (
+        "## Planted bugs\n\n`.venv/bin/python -m tests.faults.hunt` plants each of `tests/faults/bugs.toml`"
+        " in the processes\nthat are under fire, and lets the breaker look for it; where none is planted, it"
+        f" finds nothing.\n{len(seen)} of {len(found)} were found; {len(left)} were not hunted this time.\n\n"
+        f"| bug | what it breaks | the first thing found wrong | after |\n|---|---|---|---|\n{rows}\n"
+        + (f"\nNot hunted yet: {'; '.join(left)}.\n" if left else "")
+    )
+
+
+if __name__ == "__main__":
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    asyncio.run(hunt_all(sys.argv[1:]))
