@@ -41,6 +41,7 @@ _SECRETS = (
     ('"list": [{"cvv2": 1}]', "list.0.cvv2"),
     ('"note": "990100198812120018"', "note"),
     ('"phone": "13912345678"', "phone"),
+    ('"twice": "13912345678", "twice": 1', "twice"),
     ('"pay": {"card": "6222021234567890128"}', "pay.card"),
     ('"\\u0070assword": "x"', "password"),
 )

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from contracts.topics import OPERATED
 from sandbox.fuzz.due import Due, Payload
 from sandbox.fuzz.hearing import Answered, Ears, Kept
-from sandbox.partner import Place, kafka_options
+from sandbox.partner import BATCH_BYTES, Place, kafka_options
 from sandbox.stack import Stack
 from services.chassis import misfits
 
@@ -104,7 +104,11 @@ class Push:
 
     async def _producer(self, principal: str) -> AIOKafkaProducer:
         producer = AIOKafkaProducer(
-            **kafka_options(self._stack.kafka(principal)), acks="all", linger_ms=5, max_request_size=4_000_000
+            **kafka_options(self._stack.kafka(principal)),
+            acks="all",
+            linger_ms=5,
+            max_batch_size=BATCH_BYTES,  # what waits for a full batch to leave is not sent at its time
+            max_request_size=4_000_000,
         )
         await producer.start()
         self._exits.push_async_callback(producer.stop)

@@ -2,12 +2,11 @@
 clear (C2)?
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Any
-
-import msgspec
 
 # How a C3 field's name ends, whatever stands before it (pay_password, bankCardNo); _ stands for any
 # separator or none.
@@ -82,7 +81,17 @@ _PHONE = re.compile(r"(?<![0-9A-Za-z])(?:\+?86)?1[3-9]\d{9}(?![0-9A-Za-z])")
 _BLANK = r"[\s\u200b-\u200d\u2060]"        # zero-width ones too
 _MANY_DIGITS = re.compile(rf"\d(?:{_BLANK}*\d){{10}}")
 _PLAIN_KEY = re.compile(r"[A-Za-z_-][A-Za-z0-9_-]{0,40}")
-_decode = msgspec.json.Decoder().decode
+
+
+class _Object(list[tuple[str, Any]]):
+    """What stands in braces, names that stand twice too: who keeps the last of them would not see the first.
+    """
+
+    def items(self) -> list[tuple[str, Any]]:
+        return self
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_Object).decode
 
 
 def find(value: bytes) -> str | None:
@@ -102,8 +111,8 @@ def find(value: bytes) -> str | None:
     ):
         return None
     try:
-        body = _decode(value)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        body = _decode(value.decode())
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, a number of thousands of digits
         return "?"
     return _search(body)
 
@@ -113,7 +122,7 @@ def _search(body: Any) -> str | None:
     todo: list[tuple[tuple[str, ...], str, Any]] = [((), "", body)]
     while todo:
         path, name, item = todo.pop()
-        if isinstance(item, dict):
+        if isinstance(item, dict | _Object):
             for key, inner in item.items():
                 here = (*path, key if _PLAIN_KEY.fullmatch(key) else "?")
                 if _is_secret(key) or _holds_number(key, ""):

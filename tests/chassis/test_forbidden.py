@@ -67,6 +67,13 @@ def test_an_escaped_letter_hides_nothing() -> None:
     assert forbidden.find(b'{"p\\u0069n":"1"}') == "pin"
 
 
+@pytest.mark.parametrize("first", ['"note":"13812345678"', '"a":{"pin":"1"}', '"a":[{"cvv":1}],"a":2'])
+def test_a_name_that_stands_twice_hides_nothing(first: str) -> None:
+    value = b"{%s,%s" % (first.encode(), b'"note":"x","a":1}')
+
+    assert forbidden.find(value) in {"note", "a.pin", "a.0.cvv"}
+
+
 @pytest.mark.parametrize(
     "text",
     [
