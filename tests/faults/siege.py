@@ -51,6 +51,13 @@ async def until(what: Callable[[], Awaitable[object]], name: str, seconds: float
         await asyncio.sleep(0.05)
 
 
+async def for_seconds(seconds: float) -> None:
+    """How long a fault lasts is the fault: nothing is waited for, so no event could end it."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        await asyncio.sleep(0.05)
+
+
 class Siege:
     """A sandbox that can be hurt. done: how often each fault was done. missed: points that nobody came by."""
 
@@ -105,7 +112,7 @@ class Siege:
         """SIGKILL, once it answers, and until it answers again."""
         async with self._down:
             await self.ready(service)
-            await asyncio.sleep(random.uniform(0.0, 1.0))   # somewhere in its work
+            await for_seconds(random.uniform(0.0, 1.0))     # somewhere in its work
             self._forgive(service)
             self._signal(service, signal.SIGKILL)
             self.done[f"SIGKILL of {service} at random"] += 1
@@ -142,10 +149,9 @@ class Siege:
         self._signal(service, signal.SIGSTOP)
         heir.start()
         try:
-            await asyncio.sleep(seconds)
+            await for_seconds(seconds)
         finally:
             self._signal(service, signal.SIGCONT)
-            await asyncio.sleep(1.0)        # the zombie finds out
             await heir.stop()
         self.done["SIGSTOP beyond every time-out, with an heir"] += 1
 
@@ -156,7 +162,7 @@ class Siege:
             spare.start()
             try:
                 await until(spare.answers, f"the spare of {service}", READY_SECONDS)
-                await asyncio.sleep(random.uniform(0.0, 1.5))
+                await for_seconds(random.uniform(0.0, 1.5))
             finally:
                 if number % 2 and spare.pid:
                     os.kill(spare.pid, signal.SIGKILL)
@@ -200,13 +206,12 @@ class Siege:
 
     # ---- what is done to servers and wires
 
-    async def kill_kafka(self, pause: float = 0.0) -> None:
+    async def kill_kafka(self) -> None:
         """SIGKILL of the broker, and a start over the same data."""
         kafka = self.servers.kafka
         assert kafka is not None
         async with self._turn:
             await asyncio.to_thread(kafka.stop, "KILL")
-            await asyncio.sleep(pause)
             await asyncio.to_thread(_start_patiently, kafka)
         self.done["SIGKILL of the broker"] += 1
 
@@ -225,7 +230,7 @@ class Siege:
         for proxy in proxies:
             proxy.shut()
         try:
-            await asyncio.sleep(seconds)
+            await for_seconds(seconds)
         finally:
             for proxy in proxies:
                 proxy.down = False

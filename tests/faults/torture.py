@@ -23,7 +23,7 @@ from sandbox.stack import Servers, Stack, provision_stack
 from tests.faults import books
 from tests.faults.plan import Plan, Report
 from tests.faults.points import POINTS
-from tests.faults.siege import SERVICES, Siege, besieged, until
+from tests.faults.siege import SERVICES, Siege, besieged, for_seconds, until
 
 Say = Callable[[str], None]
 LIVELY, PATIENCE_SECONDS = 50, 15.0      # between two faults so many records are read, if any are there
@@ -159,7 +159,7 @@ class Siegecraft:
                 await until(lives, "the city to go on", PATIENCE_SECONDS)
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 pass    # nobody may be left who has not arrived; or the database is what was hurt
-            await asyncio.sleep(self.chance.uniform(0.0, 0.5))
+            await for_seconds(self.chance.uniform(0.0, 0.5))
             try:
                 self._read = await books.read_up_to(self.siege)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
@@ -193,7 +193,7 @@ async def torture(plan: Plan, siege: Siege, say: Say, *, patience_seconds: float
     began = time.monotonic()
     city = plan_city(plan.citizens, plan.seed)
     craft = Siegecraft(siege, plan, say)
-    patience = patience_seconds or 120.0 + 2 * craft.seconds
+    patience = patience_seconds or 300.0 + 4 * craft.seconds
     lookout, hurting = Lookout(), asyncio.create_task(craft.run())
     saying = asyncio.create_task(_tell(craft, lookout, say))
     ground = replace(siege.ground, tries=10 + int(3 * max((0.0, *plan.outages)) / 20))
