@@ -63,8 +63,8 @@ class Size(Struct, frozen=True, kw_only=True):
         return rounds + self.backlog + 2 * self.transactions + 3 * int(self.rate * self.seconds)
 
 
-QUICK = Size(rounds=1, transactions=1_500, warming=300, backlog=3_000, rate=50, seconds=15)
-FULL = Size(rounds=3, transactions=4_000, warming=500, backlog=20_000, rate=100, seconds=15)
+QUICK = Size(rounds=1, transactions=1_500, warming=300, backlog=3_000, rate=50, seconds=20)
+FULL = Size(rounds=3, transactions=4_000, warming=500, backlog=20_000, rate=100, seconds=20)
 
 
 async def measure(folder: Path, size: Size, say: Say) -> dict[str, Any]:

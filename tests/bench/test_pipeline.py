@@ -36,6 +36,8 @@ async def test_both_loops_pass_the_gate_with_the_same_work(folder: Path) -> None
 
     assert [it.loop for it in played] == ["ours", "raw"]
     assert all(it.transactions == 40 and min(it.ns.values()) > 0 for it in played)
+    assert all(it.wrote["wal_bytes"] > 5_000 and it.wrote["kafka_bytes"] > 500 for it in played)
+    assert all(0 < it.wrote["commits"] < 9 for it in played)
 
 
 def test_the_fraction_is_the_limit_over_ours_by_medians() -> None:
