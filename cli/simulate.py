@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cli.place import say
 
 if TYPE_CHECKING:
+    from tests.simulation.play import Policy
     from tests.simulation.runs import Played, Setting, Stage
 
 HELP = "play whole lives through faults drawn by a seed, step by step, and check the books after each commit"
@@ -32,16 +33,22 @@ def run(args: argparse.Namespace) -> int:
     """0: nothing was found. 1: a run failed. 2: it cannot run here."""
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- imported when needed: --help stays instant
     from tests.simulation.ground import WHY_NOT, standing, works_here  # noqa: PLC0415 -- as above
+    from tests.simulation.report import recall  # noqa: PLC0415 -- as above
     from tests.simulation.runs import Stage  # noqa: PLC0415 -- as above
 
     if not works_here():
         say(WHY_NOT)
         return 2
     try:
+        kept = recall(args.replay) if args.replay else None
+    except (ValueError, TypeError, KeyError):
+        say(f"{args.replay}: no run was kept in it")
+        return 2
+    try:
         with standing() as ground, Stage(ground) as stage:
             told = Told(stage, quiet=args.json)
-            if args.replay:
-                return told.replay(args.replay)
+            if kept:
+                return told.replay(args.replay, *kept)
             if args.sweep:
                 told.sweep()
             told.seeds(args.first, args.seeds)
@@ -83,13 +90,11 @@ class Told:
             if played.failures:
                 self._failed(setting_of(seed), played, f"./canbao simulate --seeds 1 --from {seed}")
 
-    def replay(self, path: Path) -> int:
+    def replay(self, path: Path, setting: "Setting", policy: "Policy") -> int:
         """What was kept."""
-        from tests.simulation.play import Script  # noqa: PLC0415 -- as above
-        from tests.simulation.report import failure, recall  # noqa: PLC0415 -- as above
+        from tests.simulation.report import failure  # noqa: PLC0415 -- as above
 
-        setting, actions = recall(path)
-        played = self._stage.run(setting, Script(actions))
+        played = self._stage.run(setting, policy)
         lines = failure(played, f"./canbao simulate --replay {path}") if played.failures else ["it holds"]
         sys.stdout.write("\n".join(lines) + "\n")
         return 1 if played.failures else 0
@@ -122,7 +127,9 @@ class Told:
         small = shrink(self._stage, setting, played, SHRINK_SECONDS)
         path = keep(setting, small)
         replay = f"./canbao simulate --replay {path}"
-        self._failures.append({"name": setting.name, "failures": played.failures, "steps": len(small.actions),
-                               "replay": again or replay, "shrunk": replay})
+        self._failures.append({
+            "name": setting.name, "failures": played.failures, "replay": again or replay, "shrunk": replay,
+            "faults": [str(anchor) for anchor in small.anchors],
+        })  # fmt: skip
         if not self._quiet:
             sys.stdout.write("\n".join(failure(small, f"{again}   or shrunk: {replay}")) + "\n")

@@ -18,7 +18,7 @@ from tests.simulation.clockwork import START, Nature, SimLoop, governed
 from tests.simulation.lines import Pool, SimConnection
 from tests.simulation.members import Member
 from tests.simulation.outside import Provider, Texts
-from tests.simulation.schedule import Action, Gate, Schedule, member_of
+from tests.simulation.schedule import Action, Anchor, Gate, Schedule, member_of
 from tests.simulation.truth import Truth
 
 GO, RESUME, REBALANCE, TICK, THAW = "go", "resume", "rebalance", "tick", "thaw"
@@ -162,8 +162,10 @@ class City:
         """Do it and wait until all stand. False: it is not possible now."""
         kind, actor = action
         if kind in trouble.KINDS:
+            step = self.schedule.steps
             done = await trouble.happen(self, kind, actor)
             self.schedule.met[kind, _sort(actor)] += done
+            self.schedule.anchors += [Anchor(kind, actor, "", step)] * done
         elif kind in (RESUME, REBALANCE, TICK, THAW):
             done = await self._go_on(kind, actor)
         else:

@@ -5,13 +5,11 @@ import random
 from collections.abc import Callable
 from datetime import timedelta
 
-from typing_extensions import override
-
 from tests.simulation import trouble
 from tests.simulation.checks import final
 from tests.simulation.city import GO, REBALANCE, City
 from tests.simulation.clockwork import START
-from tests.simulation.schedule import Action, Gate
+from tests.simulation.schedule import Action, Anchor, Gate
 
 Policy = Callable[[City], Action | None]
 MOST_STEPS = 2500           # of the first phase, whoever chooses
@@ -27,32 +25,34 @@ def fair(city: City) -> Action | None:
     return next(iter(city.enabled()), None)
 
 
-class Deviation:
-    """The fair schedule, and one thing that happens when an actor stands at a gate for the n-th time."""
+class Anchored:
+    """The fair schedule, and faults at their places."""
 
-    def __init__(self, actor: str, label: str, nth: int, what: str) -> None:
-        self.place, self.what, self.done = (actor, label, nth), what, False
-        self._here = False
+    def __init__(self, anchors: list[Anchor]) -> None:
+        self._left = list(anchors)
+        self._here: list[Anchor] = []       # somebody stands there, or that many steps are done
 
     def watch(self, city: City) -> None:
         """Hear of every gate."""
         def stands(gate: Gate, nth: int) -> None:
-            self._here |= (gate.actor, gate.label, nth) == self.place
+            self._arrive(
+                [a for a in self._left if (a.actor, a.label, a.nth) == (gate.actor, gate.label, nth)]
+            )
 
         city.schedule.on_gate = stands
 
-    def __call__(self, city: City) -> Action | None:
-        if self._here and not self.done:
-            gate = city.schedule.gates.get(self.place[0])
-            if gate is not None and (gate.ready is None or gate.ready()):
-                self.done = True
-                return Action(self.what, self.place[0])
-        return fair(city)
+    def _arrive(self, anchors: list[Anchor]) -> None:
+        self._here += anchors
+        self._left = [anchor for anchor in self._left if anchor not in anchors]
 
-    @override
-    def __str__(self) -> str:
-        actor, label, nth = self.place
-        return f"{self.what} @ {actor} / {label} / {nth}"
+    def __call__(self, city: City) -> Action | None:
+        self._arrive([a for a in self._left if not a.label and a.nth <= city.schedule.steps])
+        for anchor in self._here:
+            gate = city.schedule.gates.get(anchor.actor)
+            if not anchor.label or (gate is not None and (gate.ready is None or gate.ready())):
+                self._here.remove(anchor)
+                return Action(anchor.what, anchor.actor)
+        return fair(city)
 
 
 # What a seed may draw at the gates, and what may happen to all; and with which weight against going on.
@@ -80,6 +80,8 @@ TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, REBALANCE, trouble.EARL
           trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH)
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
+LEAST_KINDS = 5         # of faults strike in a seed
+ALWAYS = (trouble.CRASH, trouble.TIME, trouble.REDRIVE, trouble.GARBAGE, trouble.EARLIEST)
 SECONDS = ("1", "6", "40", "1900")
 OFF_SECONDS = ("-600", "600", "-3600", "0")
 
@@ -97,7 +99,7 @@ class Chance:
 
     def __call__(self, city: City) -> Action | None:
         if city.schedule.steps >= self._steps:
-            return None
+            return self._one_more(city)
         draw = self._draw.random()
         if draw < self._share:
             action = self._bad(city)
@@ -109,6 +111,14 @@ class Chance:
         if not going:
             return self._pending.pop(0) if self._pending else Action(trouble.TIME, self._draw.choice(SECONDS))
         return self._draw.choice(going)
+
+    def _one_more(self, city: City) -> Action | None:
+        """What can always happen, while too few kinds have."""
+        met = {kind for kind, _ in city.schedule.met}
+        if len(met) >= LEAST_KINDS:
+            return None
+        kind = next(kind for kind in ALWAYS if kind not in met)
+        return Action(kind, self._whom(city, kind))
 
     def _bad(self, city: City) -> Action | None:
         at = [Action(fault, g.actor) for g in city.schedule.open_gates() for fault in g.faults

@@ -8,8 +8,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.simulation.play import Anchored, Policy, Script
 from tests.simulation.runs import Played, Setting
-from tests.simulation.schedule import Action
+from tests.simulation.schedule import Action, Anchor
 from tests.simulation.trouble import CATALOGUE
 
 REGRESSIONS = Path(__file__).parent / "regressions"
@@ -30,7 +31,7 @@ def commit() -> str:
 
 def failure(played: Played, replay: str) -> list[str]:
     """A failed run for people: what, at which commit, how to see it again, who heard what when."""
-    faults = [str(action) for action in played.actions if action.kind in CATALOGUE]
+    faults = [str(anchor) for anchor in played.anchors]
     return [
         f"{played.name} failed at commit {commit()}: {played.failures[0]}", f"again: {replay}",
         f"faults, in order: {'; '.join(faults) or 'none'}", "what was said of each citizen, by step:",
@@ -61,15 +62,18 @@ def keep(setting: Setting, played: Played, folder: Path = REGRESSIONS) -> Path:
     folder.mkdir(exist_ok=True)
     what: dict[str, Any] = {
         "name": setting.name, "plans": setting.plans, "members": setting.members, "commit": commit(),
-        "failures": played.failures[:3], "actions": [[a.kind, a.actor] for a in played.actions],
+        "failures": played.failures[:3],
+        "actions": [[a.kind, a.actor] for a in played.actions], "anchors": [list(a) for a in played.anchors],
     }
     path = folder / f"{re.sub(r'[^a-z0-9.]+', '-', setting.name)}.json"
     path.write_text(json.dumps(what, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
-def recall(path: Path) -> tuple[Setting, list[Action]]:
-    """What was kept."""
+def recall(path: Path) -> tuple[Setting, Policy]:
+    """What was kept, and how it is played."""
     what = json.loads(path.read_text(encoding="utf-8"))
     setting = Setting(what["name"], tuple(what["plans"]), what["members"])
-    return setting, [Action(*each) for each in what["actions"]]
+    if what["actions"]:
+        return setting, Script([Action(*each) for each in what["actions"]])
+    return setting, Anchored([Anchor(*each) for each in what["anchors"]])

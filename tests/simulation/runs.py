@@ -14,8 +14,8 @@ from tests.simulation.city import City
 from tests.simulation.clockwork import SimLoop
 from tests.simulation.ground import Emptying, Ground
 from tests.simulation.lines import Pool
-from tests.simulation.play import Chance, Deviation, Policy, play
-from tests.simulation.schedule import Action
+from tests.simulation.play import Anchored, Chance, Policy, play
+from tests.simulation.schedule import Action, Anchor
 
 SEED_STEPS = 350            # of a seed before it is healed
 
@@ -30,6 +30,7 @@ class Played(Struct):
     steps: int
     trace: list[str]
     actions: list[Action]
+    anchors: list[Anchor]
     met: Counter[tuple[str, str]]
     visits: Counter[tuple[str, str]]
     faults_at: dict[tuple[str, str], tuple[str, ...]]
@@ -97,7 +98,7 @@ class Stage:
         await self._emptying.empty(self._monitor)
         city = City(self.loop, self._monitor, self._pool, setting.name, setting.plans, setting.members)
         faults_at: dict[tuple[str, str], tuple[str, ...]] = {}
-        if isinstance(policy, Deviation):
+        if isinstance(policy, Anchored):
             policy.watch(city)
         else:
             city.schedule.on_gate = lambda gate, _: faults_at.setdefault(
@@ -111,7 +112,8 @@ class Stage:
             finally:
                 await city.end()
         schedule = city.schedule
-        return Played(setting.name, city.failures, schedule.steps, schedule.trace, actions, schedule.met,
+        return Played(setting.name, city.failures, schedule.steps, schedule.trace, actions,
+                      schedule.anchors, schedule.met,
                       schedule.visits, faults_at, lines)
 
 

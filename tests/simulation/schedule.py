@@ -35,6 +35,21 @@ class Action(NamedTuple):
         return f"{self.kind} {self.actor}"
 
 
+class Anchor(NamedTuple):
+    """A fault with its place: what happened when an actor stood at a gate for the n-th time. label "": to
+    whom it happened after n steps.
+    """
+
+    what: str
+    actor: str
+    label: str
+    nth: int
+
+    @override
+    def __str__(self) -> str:
+        return f"{self.what} @ {self.actor} / {self.label} / {self.nth}"
+
+
 class Gate:
     """Where an actor stands. faults: what may happen to it here. ready: whether there is anything to do."""
 
@@ -69,6 +84,7 @@ class Schedule:
         self.trace: list[str] = []
         self.visits: Counter[tuple[str, str]] = Counter()
         self.met: Counter[tuple[str, str]] = Counter()      # (fault, label)
+        self.anchors: list[Anchor] = []
         self.on_gate: Callable[[Gate, int], object] = lambda gate, nth: None
 
     # ---- actors stop
@@ -113,6 +129,8 @@ class Schedule:
         """One through, and everybody to the next standstill."""
         if fault:
             self.met[fault, gate.label] += 1
+            place = gate.actor, gate.label
+            self.anchors.append(Anchor(fault, *place, self.visits[place]))
         gate.go.set_result(fault)
         await self.settle()
 

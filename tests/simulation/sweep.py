@@ -3,21 +3,20 @@
 from collections.abc import Iterator
 
 from tests.simulation import trouble
-from tests.simulation.play import Deviation, fair
+from tests.simulation.play import Anchored, fair
 from tests.simulation.runs import SWEPT, Played, Stage
-from tests.simulation.schedule import member_of
+from tests.simulation.schedule import Anchor, member_of
 
 _QUIET = (".operators", "console.")     # nothing is decided there: their gates are swept by the seeds
 TIMES = 1       # the first time that somebody stands there
 
 
-def deviations(clean: Played) -> list[Deviation]:
-    """All of them, those next to each other as different as possible. clean: a run without any."""
-    found = [Deviation(*each) for each in _places(clean)]
-    return sorted(found, key=lambda deviation: deviation.place[2])
+def deviations(clean: Played) -> list[Anchor]:
+    """All of them, first visits first. clean: a run without any."""
+    return sorted(_places(clean), key=lambda anchor: anchor.nth)
 
 
-def _places(clean: Played) -> Iterator[tuple[str, str, int, str]]:
+def _places(clean: Played) -> Iterator[Anchor]:
     crashed = set()
     for (actor, label), times in clean.visits.items():
         if any(part in actor for part in _QUIET):
@@ -25,15 +24,15 @@ def _places(clean: Played) -> Iterator[tuple[str, str, int, str]]:
         of_member = member_of(actor).rpartition(".")[2].isdigit()
         for nth in range(1, min(times, TIMES) + 1):
             for fault in clean.faults_at.get((actor, label), ()):
-                yield actor, label, nth, fault
+                yield Anchor(fault, actor, label, nth)
             if not of_member:
                 continue
-            yield actor, label, nth, trouble.FREEZE
+            yield Anchor(trouble.FREEZE, actor, label, nth)
             road = actor.rpartition(".")[2]
             if (road, label) not in crashed or nth > 1:     # one of two members like each other is enough
                 crashed.add((road, label))
-                yield actor, label, nth, trouble.CRASH
-                yield actor, label, nth, trouble.ZOMBIE
+                yield Anchor(trouble.CRASH, actor, label, nth)
+                yield Anchor(trouble.ZOMBIE, actor, label, nth)
 
 
 def sweep(stage: Stage, share: int = 1) -> Iterator[tuple[str, Played]]:
@@ -42,4 +41,4 @@ def sweep(stage: Stage, share: int = 1) -> Iterator[tuple[str, Played]]:
     yield "nothing", clean
     for at, deviation in enumerate(deviations(clean)):
         if at % share == 0:
-            yield str(deviation), stage.run(SWEPT, deviation)
+            yield str(deviation), stage.run(SWEPT, Anchored([deviation]))

@@ -11,19 +11,20 @@ from msgspec.structs import replace
 
 from tests.simulation import plants
 from tests.simulation.citizens import ONLINE
-from tests.simulation.play import Deviation, Script
+from tests.simulation.play import Anchored
 from tests.simulation.report import keep, recall
 from tests.simulation.runs import SWEPT, Setting, Stage
+from tests.simulation.schedule import Anchor
 from tests.simulation.shrink import kind_of, shrink
 from tests.source import ROOT
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 THREE = Setting("three", (ONLINE, ONLINE, ONLINE), {"enrollment": 2, "console": 0})
-NOT_SENT = ("billing.0.relay.send", "send", 1, "not sent")
-FOUND: list[tuple[Plant, Setting, tuple[str, str, int, str]]] = [
+NOT_SENT = Anchor("not sent", "billing.0.relay.send", "send", 1)
+FOUND: list[tuple[Plant, Setting, Anchor]] = [
     (plants.relay_forgets_first, SWEPT, NOT_SENT),
-    (plants.relay_by_highest, THREE, ("enrollment.0.money", "commit", 1, "freeze")),
-    (plants.offsets_first, SWEPT, ("billing.1.money", "commit", 1, "crash")),
+    (plants.relay_by_highest, THREE, Anchor("freeze", "enrollment.0.money", "commit", 1)),
+    (plants.offsets_first, SWEPT, Anchor("crash", "billing.1.money", "commit", 1)),
 ]
 EAGER_SEEDS = 5
 pytestmark = pytest.mark.timeout(900)     # as in test_simulation
@@ -31,12 +32,12 @@ pytestmark = pytest.mark.timeout(900)     # as in test_simulation
 
 @pytest.mark.parametrize(("plant", "setting", "deviation"), FOUND, ids=[f[0].__name__ for f in FOUND])
 def test_a_planted_bug_is_found_by_one_deviation(
-    stage: Stage, plant: Plant, setting: Setting, deviation: tuple[str, str, int, str],
+    stage: Stage, plant: Plant, setting: Setting, deviation: Anchor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert not stage.run(setting, Deviation(*deviation)).failures
+    assert not stage.run(setting, Anchored([deviation])).failures
     plant(monkeypatch)
-    assert stage.run(setting, Deviation(*deviation)).failures
+    assert stage.run(setting, Anchored([deviation])).failures
 
 
 def test_an_inbox_that_is_not_asked_is_found_by_a_seed(
@@ -51,14 +52,16 @@ def test_what_fails_is_shrunk_kept_and_fails_again_from_its_file(
 ) -> None:
     with monkeypatch.context() as planted:
         plants.relay_forgets_first(planted)
-        failed = stage.run(SWEPT, Deviation(*NOT_SENT))
-        small = shrink(stage, SWEPT, failed, seconds=20.0)
-        assert len(small.actions) < len(failed.actions)
-        setting, actions = recall(keep(replace(SWEPT, name="a lost send"), small, tmp_path))
-        again = stage.run(setting, Script(actions))
-        assert kind_of(again.failures) & kind_of(failed.failures)
+        twice = Anchor("twice", "c1", "says SubmitEnrollment", 1)       # that has no part in it
+        failed = stage.run(SWEPT, Anchored([twice, NOT_SENT]))
+        small = shrink(stage, SWEPT, failed)
+        assert failed.anchors == [twice, NOT_SENT]
+        assert small.anchors == [NOT_SENT]
+        kept = recall(keep(replace(SWEPT, name="a lost send"), small, tmp_path))
+        again = stage.run(*kept)
+        assert kind_of(again.failures) == kind_of(small.failures)
         assert again.timeline
-    assert not stage.run(setting, Script(actions)).failures
+    assert not stage.run(*recall(next(tmp_path.iterdir()))).failures
 
 
 def test_the_verb_says_in_one_object_what_it_played(stage: Stage) -> None:

@@ -9,14 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.ground import Ground
-from tests.simulation.play import Script
 from tests.simulation.report import REGRESSIONS, coverage, failure, fingerprint, recall
 from tests.simulation.runs import Played, Stage
 from tests.simulation.sweep import sweep
 from tests.source import ROOT
 
 SEEDS, SEED = 40, 1
-SHARE = 23          # of the sweep: each so-many-th; the whole is `canbao simulate --sweep`
+SHARE = 13          # of the sweep: each so-many-th; the whole is `canbao simulate --sweep`
 pytestmark = pytest.mark.timeout(900)     # in one process, step by step; how long depends on the neighbours
 
 
@@ -35,6 +34,7 @@ def test_forty_seeds_of_many_faults_break_nothing(stage: Stage) -> None:
         played = stage.seed(seed)
         assert not played.failures, told(played, f"./canbao simulate --seeds 1 --from {seed}")
         assert played.steps >= 300
+        assert len({kind for kind, _ in played.met}) >= 5
         met += played.met
     print("\n".join(coverage(met)))  # noqa: T201 -- `pytest -s` shows it
 
@@ -63,6 +63,5 @@ def elsewhere() -> None:
 
 @pytest.mark.parametrize("path", sorted(REGRESSIONS.glob("*.json")), ids=lambda path: path.stem)
 def test_what_failed_once_holds_now(stage: Stage, path: Path) -> None:
-    setting, actions = recall(path)
-    played = stage.run(setting, Script(actions))
+    played = stage.run(*recall(path))
     assert not played.failures, told(played, f"./canbao simulate --replay {path}")
