@@ -32,6 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="few and short rounds, and nothing is written to bench/RESULTS.md",
     )
     parser.add_argument(
+        "--with",
+        dest="others",
+        type=_named,
+        default=[],
+        metavar="NAME,…",
+        help=f"after peers: what others have built ({', '.join(OTHERS)}); fetched once, which takes minutes",
+    )
+    parser.add_argument(
         "--json", action="store_true", help="print one JSON object at the end and nothing else"
     )
 
@@ -46,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 -- as above
 
-    wanted = ALL if args.what == "all" else (args.what,)
+    if args.others and args.what != "peers":
+        say("--with stands beside peers only")
+        return 2
+    wanted = ALL if args.what == "all" else (args.what, *args.others)
     try:
         said = {what: figure for what in wanted if (figure := _figure(what, args.quick)) is not None}
     except (AlreadyUp, KafkaTrouble, KitTrouble, PostgresTrouble) as trouble:
@@ -67,7 +78,7 @@ def _figure(what: str, quick: bool) -> "Said | None":
     from bench.pipeline import Broken  # noqa: PLC0415 -- as above
 
     try:
-        said = _measured(MEASURES[what], quick)
+        said = _measured((MEASURES | OTHERS)[what], quick)
     except Broken as broken:
         say(f"no figure: {broken}")
         return None
@@ -123,6 +134,24 @@ def _peers(folder: Path, quick: bool) -> "Said":
     return Said(said, as_text(said))
 
 
+def _killbill(folder: Path, quick: bool) -> "Said":
+    from bench.peers.killbill import comparison  # noqa: PLC0415 -- as above
+    from bench.peers.report import as_text, summary  # noqa: PLC0415 -- as above
+
+    sizes = comparison.QUICK if quick else comparison.FULL
+    said = summary(asyncio.run(comparison.compare(folder, sizes, say)))
+    return Said(said, as_text(said))
+
+
+def _mojaloop(folder: Path, quick: bool) -> "Said":
+    from bench.peers.mojaloop import comparison  # noqa: PLC0415 -- as above
+    from bench.peers.report import as_text, summary  # noqa: PLC0415 -- as above
+
+    sizes = comparison.QUICK if quick else comparison.FULL
+    said = summary(asyncio.run(comparison.compare(folder, sizes, say)))
+    return Said(said, as_text(said))
+
+
 def _exact(folder: Path, _quick: bool) -> "Said":
     """The same however quick it is to be."""
     import msgspec  # noqa: PLC0415 -- as above
@@ -174,6 +203,14 @@ def _season(folder: Path, quick: bool) -> "Said":
     return Said(season.summary(), season.text())
 
 
+def _named(text: str) -> list[str]:
+    """Names of others, as --with takes them."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in OTHERS]:
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(OTHERS)}")
+    return names
+
+
 class Said(NamedTuple):
     """A result as figures and for people."""
 
@@ -198,6 +235,8 @@ MEASURES: dict[str, Measure] = {
     "latency": _latency,
     "drills": _drills,
     "flatness": _flatness,
+    "peers": _peers,
     "season": _season,
 }
+OTHERS: dict[str, Measure] = {"killbill": _killbill, "mojaloop": _mojaloop}  # only beside peers
 ALL = tuple(MEASURES)[:-1]  # of a season, filling takes longer than everything else

@@ -13,8 +13,10 @@ from bench import pipeline
 from bench.comparison import Size, world
 from bench.ours import BEGINS
 from bench.peers.ground import Careful, Tutorial, lay_peer
-from bench.pipeline import Broken, Ground, Outside, outside, play
+from bench.peers.report import as_text, summary
+from bench.pipeline import Broken, Ground, Outside, Round, outside, play
 from bench.raw.ground import RawLoop
+from cli.__main__ import main
 from sandbox.keys import make_keys
 from sandbox.people import REGION
 from sandbox.stack import Stack
@@ -115,3 +117,30 @@ async def test_the_careful_way_passes_the_gate_although_the_database_fails_once(
 
         assert played.transactions == FEW
         assert await ground.db.fetchval("select last_value from careful_payment.faults") > FEW
+
+
+def round_of(loop: str, app_ms: int, seconds: float) -> Round:
+    ns = {"app": app_ms * 1_000_000, "postgres": 0, "broker": 0, "load_generator": 0}
+    return Round(loop=loop, transactions=100, seconds=seconds, ns=ns, foreign_share=0.3)
+
+
+def test_a_peer_is_compared_with_the_round_of_ours_before_it() -> None:
+    first = [round_of("ours", 10, 1), round_of("careful", 200, 20)]
+    second = [round_of("ours", 20, 2), round_of("careful", 600, 20)]
+    told = summary([*first, *second])
+
+    assert told["careful"]["times_ours"] == {
+        "cpu_per_bt": {"median": 25, "min": 20, "max": 30},
+        "bt_per_s": {"median": 15, "min": 10, "max": 20},
+    }
+    assert "careful: 25 [20–30] times our CPU per BT" in as_text(told)
+    assert "in 4 of 4 rounds" in as_text(told)
+
+
+def test_only_what_is_known_can_stand_beside_the_peers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "peers", "--with", "killbill,openimis"])
+    assert "openimis: known are killbill, mojaloop" in capsys.readouterr().err
+
+    assert main(["bench", "exact", "--with", "killbill"]) == 2
+    assert "--with stands beside peers only" in capsys.readouterr().err

@@ -16,8 +16,8 @@ import msgspec
 from faststream import Depends
 from faststream.kafka import KafkaBroker, KafkaRouter
 from faststream.kafka.subscriber.usecase import LogicSubscriber
-from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel import SQLModel
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from bench.peers.tutorial.messages import Accepted, Request
@@ -58,7 +58,7 @@ def now() -> datetime:
     return datetime.now(UTC) + timedelta(seconds=place.skew_seconds)
 
 
-async def say(publisher: Any, name: str, what: BaseModel, key: str) -> None:
+async def say(publisher: Any, name: str, what: SQLModel, key: str) -> None:
     """Publish one message; the driver finds its type in the fourth header."""
     await publisher.publish(what, key=key.encode(), headers={"ce_id": uuid7(), "ce_type": name})
 
@@ -84,11 +84,13 @@ async def run(router: KafkaRouter) -> None:
     """Consume until ended. What no handler wants is read and dropped; errors are logged, and it goes on."""
     for subscriber in router.subscribers:
         subscriber(_ignore)
+    log = logging.getLogger("tutorial")
+    log.setLevel(logging.ERROR)
     broker = KafkaBroker(
         place.kafka.bootstrap,
         acks="all",
         allow_auto_create_topics=False,
-        logger=logging.getLogger("tutorial"),
+        logger=log,
         routers=[router],
     )
     stop = asyncio.Event()

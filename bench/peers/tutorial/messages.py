@@ -1,11 +1,10 @@
-"""What does the tutorial's peer read and write? The contracts' fields as pydantic models, and two tables that
+"""What does the tutorial's peer read and write? The contracts' fields as models, and two tables that
 ours keep without a model.
 """
 
 from datetime import date, datetime
 from typing import Any
 
-from pydantic import BaseModel
 from sqlalchemy import Uuid
 from sqlmodel import Field, SQLModel
 
@@ -16,7 +15,7 @@ ACTIVATED, ISSUED = "enrollment.coverage_activated.v1", "billing.bill_issued.v1"
 SETTLED, PAID = "billing.bill_settled.v1", "payment.payment_settled.v1"
 
 
-class SubmitEnrollment(BaseModel):
+class SubmitEnrollment(SQLModel):
     request_id: str
     person_id: str
     region_code: str
@@ -26,7 +25,7 @@ class SubmitEnrollment(BaseModel):
     submitted_by: str = "self"
 
 
-class ReviewDecision(BaseModel):
+class ReviewDecision(SQLModel):
     request_id: str
     person_id: str
     enrollment_id: str
@@ -36,7 +35,7 @@ class ReviewDecision(BaseModel):
     categories: list[str] = []
 
 
-class ReportPayment(BaseModel):
+class ReportPayment(SQLModel):
     request_id: str
     person_id: str
     obligation_id: str
@@ -46,7 +45,7 @@ class ReportPayment(BaseModel):
     paid_at: datetime
 
 
-class Case(BaseModel):
+class Case(SQLModel):
     journey: str
     region_code: str
     person_id: str
@@ -110,7 +109,7 @@ class PaymentSettled(Case):
     posted_at: datetime
 
 
-class Accepted(BaseModel):
+class Accepted(SQLModel):
     outcome: str = "ACCEPTED"
     request_id: str
     command: str

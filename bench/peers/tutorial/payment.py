@@ -1,5 +1,7 @@
 """What does payment do, a message at a time?"""
 
+from datetime import datetime
+
 from faststream.kafka import KafkaRouter
 
 from bench.peers.tutorial.app import Session, accepted, hears, kind, now, place, request, say
@@ -41,13 +43,22 @@ async def close(f: BillSettled, session: Session) -> None:
         raise ValueError(f.obligation_id)
 
 
+def legs(order: str, fen: int, at: datetime) -> list[Ledger]:
+    """The entry in the books."""
+    entry = uuid7()
+    return [
+        Ledger(entry_id=entry, leg=1, account=1002, amount_fen=fen, order_id=order, posted_at=at),
+        Ledger(entry_id=entry, leg=2, account=2202, amount_fen=-fen, order_id=order, posted_at=at),
+    ]
+
+
 @reported(filter=kind(REPORT))
 async def report(c: ReportPayment, session: Session) -> None:
     """The bank's word."""
     due = await session.get_one(Obligation, c.obligation_id)
     if due.status != "DUE" or due.due_fen != c.amount_fen:
         raise ValueError(c.obligation_id)
-    order, entry, at, fen = uuid7(), uuid7(), now(), c.amount_fen
+    order, at, fen = uuid7(), now(), c.amount_fen
     due.status, due.order_id = "SETTLED", order
     session.add_all(
         [
@@ -84,8 +95,7 @@ async def report(c: ReportPayment, session: Session) -> None:
                 paid_at=c.paid_at,
                 received_at=at,
             ),
-            Ledger(entry_id=entry, leg=1, account=1002, amount_fen=fen, order_id=order, posted_at=at),
-            Ledger(entry_id=entry, leg=2, account=2202, amount_fen=-fen, order_id=order, posted_at=at),
+            *legs(order, fen, at),
         ]
     )
     answer = accepted(c, REPORT, order_id=order, status="SETTLED", reason="")
