@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError
 
 from contracts.topics import OPERATED
 from sandbox.fuzz.due import Due, Payload
@@ -20,6 +21,7 @@ from services.chassis import misfits
 PATIENCE_SECONDS = 60.0  # for the last one's answer; what takes so long is counted as late all the same
 _LOOK_SECONDS = 0.1
 _TICK_SECONDS = 0.01
+_MOST_FLYING = 1_000
 _DETAILS = 'select topic, partition, "offset", detail from {s}.parked where at >= $1 and "offset" is not null'
 _PROGRESS = 'select topic, partition, max("offset") from {s}.progress group by 1, 2'
 
@@ -56,6 +58,7 @@ class Push:
         self._exits = AsyncExitStack()
         self._flying: set[asyncio.Task[None]] = set()
         self._sent: list[Sent] = []
+        self._trouble: list[KafkaError] = []
         self._began: Any = None
 
     @classmethod
@@ -81,9 +84,12 @@ class Push:
             for _ in range(min(count - number, int((time.monotonic() - began) * rate) + 1 - number)):
                 await self._send(make(first + number))
                 number += 1
+            while len(self._flying) > _MOST_FLYING:  # a broker that is slow sets the pace
+                await asyncio.sleep(_TICK_SECONDS)
             await asyncio.sleep(_TICK_SECONDS)
-        if self._flying:
-            await asyncio.gather(*self._flying)
+        await asyncio.gather(*self._flying)
+        if self._trouble:
+            raise self._trouble[0]
         return time.monotonic() - began
 
     async def _send(self, payload: Payload) -> None:
@@ -97,7 +103,11 @@ class Push:
         task.add_done_callback(self._flying.discard)
 
     async def _landed(self, payload: Payload, flying: "asyncio.Future[Any]") -> None:
-        there = await flying
+        try:
+            there = await flying
+        except KafkaError as error:
+            self._trouble.append(error)
+            return
         place = Place(there.topic, there.partition, there.offset)
         who = (payload.partner, payload.request_id)
         self._sent.append(Sent(payload.number, payload.what, place, there.timestamp, payload.due, who))
@@ -107,8 +117,9 @@ class Push:
             **kafka_options(self._stack.kafka(principal)),
             acks="all",
             linger_ms=5,
-            max_batch_size=BATCH_BYTES,  # what waits for a full batch to leave is not sent at its time
+            max_batch_size=BATCH_BYTES // 4,  # what waits for a full batch to leave is not sent at its time
             max_request_size=4_000_000,
+            request_timeout_ms=120_000,  # a batch that is older is given up
         )
         await producer.start()
         self._exits.push_async_callback(producer.stop)
