@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="60 kills at most; else rounds for hours, each in docs/reliability.md",
+        help="60 kills at most; else rounds for hours; both write docs/reliability.md",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object at the end, nothing else")
 
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from sandbox.kafka_kit import KitTrouble  # noqa: PLC0415 -- as above
     from sandbox.postgres import PostgresTrouble  # noqa: PLC0415 -- as above
     from sandbox.state import AlreadyUp  # noqa: PLC0415 -- as above
-    from tests.faults.report import as_json, as_text  # noqa: PLC0415 -- as above
+    from tests.faults.report import as_json, as_text, keep  # noqa: PLC0415 -- as above
 
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # that brokers go away is what we are here for
     try:
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     except asyncio.CancelledError:
         say("torture: told to end")
         return 2
+    keep(f"canbao torture{' --quick' if args.quick else ''}", report)
     sys.stdout.write(as_json(report) if args.json else as_text(report))
     return 1 if report.wrong else 0
 

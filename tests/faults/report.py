@@ -45,9 +45,9 @@ def as_text(report: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def keep(name: str, report: Report) -> None:
-    """Write the figures of a run into docs/reliability.md."""
-    write_section(name, _section(report))
+def keep(command: str, report: Report) -> None:
+    """Write the figures of a run into docs/reliability.md. command: what repeats it."""
+    write_section(command, _section(command, report))
 
 
 _CLEAN = """**0 lost, 0 doubled.** As sets: topics = outboxes, inboxes = what was said to them, receipts and
@@ -55,12 +55,12 @@ ledger = the provider's book, SMS and mails = the gateways' books, every citizen
 invariant of `./canbao verify` holds. A replay of all facts from offset 0 changed no row."""
 
 
-def _section(report: Report) -> str:
+def _section(command: str, report: Report) -> str:
     kills, payments = max(1, report.kills), max(1, report.payments)
+    rounds = "1 round" if command.endswith("--quick") else f"{ROUNDS} rounds"
     head = (
-        f"`./canbao torture` ({report.rounds} of its {ROUNDS} rounds, {report.at}, {report.seconds:.0f} s):"
-        f" {report.citizens}"
-        f" citizens, {report.payments} payments, {report.facts} facts.\n{report.kills} kills bound the"
+        f"`./{command}` ({report.rounds} of {rounds}, {report.at}, {report.seconds:.0f} s): {report.citizens}"
+        f" citizens,\n{report.payments} payments, {report.facts} facts. {report.kills} kills bound the"
         f" failure rate at {300 / kills:.1f} % a kill, the payments at {300 / payments:.2f} % a payment."
     )
     after = (
@@ -70,7 +70,7 @@ def _section(report: Report) -> str:
     )
     verdict = "\n".join(f"- **{wrong}**" for wrong in report.wrong) or _CLEAN
     faults, points = _table("fault", report.faults), _table("killed at the point", report.points)
-    return "\n\n".join(("## A city under fire", head, faults, points, after, verdict))
+    return "\n\n".join((f"## A city under fire: {command}", head, faults, points, after, verdict))
 
 
 def _missed(report: Report) -> str:
