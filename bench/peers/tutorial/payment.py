@@ -43,6 +43,14 @@ async def close(f: BillSettled, session: Session) -> None:
         raise ValueError(f.obligation_id)
 
 
+async def owed(c: ReportPayment, session: Session) -> Obligation:
+    """What the money is for."""
+    due = await session.get_one(Obligation, c.obligation_id)
+    if due.status != "DUE" or due.due_fen != c.amount_fen:
+        raise ValueError(c.obligation_id)
+    return due
+
+
 def legs(order: str, fen: int, at: datetime) -> list[Ledger]:
     """The entry in the books."""
     entry = uuid7()
@@ -55,9 +63,7 @@ def legs(order: str, fen: int, at: datetime) -> list[Ledger]:
 @reported(filter=kind(REPORT))
 async def report(c: ReportPayment, session: Session) -> None:
     """The bank's word."""
-    due = await session.get_one(Obligation, c.obligation_id)
-    if due.status != "DUE" or due.due_fen != c.amount_fen:
-        raise ValueError(c.obligation_id)
+    due = await owed(c, session)
     order, at, fen = uuid7(), now(), c.amount_fen
     due.status, due.order_id = "SETTLED", order
     session.add_all(
