@@ -32,6 +32,10 @@ def run(args: argparse.Namespace) -> int:
     """0: each was refused or kept as it must be, and all goes on. 1: not so, or nothing runs. 2: the input
     makes no sense.
     """
+    from aiokafka.errors import KafkaError  # noqa: PLC0415 -- imported when needed: --help stays instant
+
+    from sandbox.partner import Unanswered  # noqa: PLC0415 -- as above
+
     if args.payloads < 1:
         sys.stderr.write("canbao fuzz: --payloads must be at least 1\n")
         return 2
@@ -40,6 +44,9 @@ def run(args: argparse.Namespace) -> int:
         report, broken = asyncio.run(_fuzz(args.payloads, seed))
     except NothingRuns as nothing:
         sys.stderr.write(f"canbao fuzz: {nothing}\n")
+        return 1
+    except (KafkaError, Unanswered) as trouble:
+        sys.stderr.write(f"canbao fuzz: {type(trouble).__name__}: {trouble} (./canbao status)\n")
         return 1
     sys.stdout.write(_json(report, broken) if args.json else _text(report, broken))
     return 0 if report.sound and not broken else 1

@@ -9,6 +9,7 @@ from msgspec import DecodeError
 from msgspec.json import decode
 
 from contracts.reasons import Reason
+from contracts.topics import MAX_MESSAGE_BYTES
 from sandbox.fuzz.due import Payload
 from sandbox.fuzz.payloads import Commands
 from sandbox.partner import as_http
@@ -37,8 +38,11 @@ async def knock(doors: dict[str, str], commands: Commands, count: int) -> Knocks
                 service, payload = commands.at_a_door(number)
                 url = f"http://{doors[service]}/v1/commands"
                 letter = payload.letter
-                async with http.post(url, data=letter.value, headers=as_http(letter)) as response:
-                    status, body = response.status, await response.read()
+                try:
+                    async with http.post(url, data=letter.value, headers=as_http(letter)) as response:
+                        status, body = response.status, await response.read()
+                except aiohttp.ClientError as error:
+                    status, body = 0, str(error).encode()
                 heard.statuses[status] += 1
                 if wrong := _wrong(payload, status, body):
                     heard.mistaken.append(f"{service}'s door, {payload.what}: {wrong}")
@@ -48,7 +52,9 @@ async def knock(doors: dict[str, str], commands: Commands, count: int) -> Knocks
 
 
 def _wrong(payload: Payload, status: int, body: bytes) -> str:
-    """Why this answer is not the one that is due; empty: it is."""
+    """Why this answer is not the one that is due; empty: it is. Who talks on for too long is hung up on."""
+    if status == 0 and len(payload.letter.value or b"") > MAX_MESSAGE_BYTES:
+        return ""
     try:
         said: dict[str, Any] = decode(body)
     except DecodeError:
