@@ -36,7 +36,13 @@ where nspname = any($1) and pg_get_expr(adbin, adrelid) = 'now()'"""
 _NOW = """
 create schema sim;
 create table sim.clock (at timestamptz not null);
-create function sim.now() returns timestamptz language sql stable as 'select at from sim.clock';
+create function sim.now() returns timestamptz language plpgsql as $$
+begin   -- the same for a whole transaction, as the real one is
+    if coalesce(current_setting('sim.at', true), '') = '' then
+        perform set_config('sim.at', (select at::text from sim.clock), true);
+    end if;
+    return current_setting('sim.at')::timestamptz;
+end $$;
 insert into sim.clock values (now());
 grant usage on schema sim to public;
 grant select on sim.clock to public"""
@@ -77,6 +83,8 @@ async def _provision(dsn: str, secrets: dict[str, str]) -> None:
     db = await asyncpg.connect(dsn, database=DATABASE, ssl="disable")
     try:
         await db.execute(_NOW)
+        for row in await db.fetch(_TABLES, list(SCHEMAS), VERSION_TABLE):
+            assert not await db.fetchval(f"select exists (select from {row[0]})"), f"{row[0]} has seed rows"
         for row in await db.fetch(_DEFAULTS, list(SCHEMAS)):
             await db.execute(row[0])
         for role in SCHEMAS:
@@ -102,8 +110,6 @@ class Emptying:
 
     async def _learn(self, db: asyncpg.Connection) -> None:
         tables = [row[0] for row in await db.fetch(_TABLES, list(SCHEMAS), VERSION_TABLE)]
-        for table in tables:
-            assert not await db.fetchval(f"select exists (select from {table})"), f"{table} has seed rows"
         sequences = [row[0] for row in await db.fetch(_SEQUENCES, list(SCHEMAS))]
         self._truncate = f"truncate {', '.join(tables)};"
         deletes = ";".join(f"delete from {table}" for table in tables)
