@@ -87,16 +87,18 @@ def arrivals(records: list[Record], rate: float, random: Random) -> list[float]:
     return list(accumulate(random.expovariate(rate) for _ in records))
 
 
-async def stream(producer: AIOKafkaProducer, topic: str, records: list[Record], due: list[float]) -> None:
-    """Send each when it is due, in seconds since the epoch; who is late sends what has piled up at once."""
+async def stream(producer: AIOKafkaProducer, topic: str, due: list[tuple[float, Record]]) -> None:
+    """Send each when it is due, in seconds since the epoch; who is late sends what has piled up at once. One
+    stream to a producer: two would wait for each other's batches until aiokafka loses its patience.
+    """
     sends: list[Any] = []
     done = 0
-    while done < len(records):
+    while done < len(due):
         now, first = time.time(), done
-        while done < len(records) and due[done] <= now:
+        while done < len(due) and due[done][0] <= now:
             done += 1
         if done > first:
-            sends += await send(producer, topic, records[first:done])
+            sends += await send(producer, topic, [record for _, record in due[first:done]])
         else:
-            await asyncio.sleep(due[done] - now)
+            await asyncio.sleep(due[done][0] - now)
     await asyncio.gather(*sends)
