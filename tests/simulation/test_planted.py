@@ -27,7 +27,7 @@ FOUND: list[tuple[Plant, Setting, Anchor]] = [
     (plants.offsets_first, SWEPT, Anchor("crash", "billing.1.money", "commit", 1)),
 ]
 EAGER_SEEDS = 5
-pytestmark = pytest.mark.timeout(900)     # as in test_simulation
+pytestmark = pytest.mark.timeout(1800)     # as in test_simulation
 
 
 @pytest.mark.parametrize(("plant", "setting", "deviation"), FOUND, ids=[f[0].__name__ for f in FOUND])
