@@ -31,7 +31,8 @@ async def knock(doors: dict[str, str], commands: Commands, count: int) -> Knocks
     """So many payloads, each at the door of its service. doors: host:port by service."""
     numbers = iter(range(count))
     heard = Knocks(Counter(), [])
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_SECONDS)) as http:
+    line = aiohttp.TCPConnector(force_close=True)  # a kept one may be closed just when it is used again
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(_SECONDS), connector=line) as http:
 
         async def one() -> None:
             for number in numbers:
