@@ -118,7 +118,7 @@ def _read(record: Any) -> Said | None:
         ahead_ms = millis((head["ce_id"] or b"").decode()) - int(time.time() * 1000)
         key = (record.key or b"").decode()
         (head["ce_time"] or b"").decode()
-        number = int(head["ce_sequence"] or b"0")
+        number = int(head["ce_sequence"] or (b"" if TOPICS[record.topic].compacted else b"0"))
     except (DecodeError, UnicodeDecodeError, RecursionError, KeyError, ValueError):
         return None
     if ahead_ms > 0 or number > _MOST or "\0" in key or len(key) > LONGEST_KEY:
