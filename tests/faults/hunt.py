@@ -18,6 +18,8 @@ import msgspec
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
+from cli.verify import check
+from sandbox.ending import end
 from sandbox.postgres import remove
 from sandbox.stack import Servers, Stack
 from tests.faults import torture
@@ -61,8 +63,24 @@ async def _city(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[
     await empty_tables(stack)
     await asyncio.to_thread(empty_topics, stack.kafka_admin)
     async with besieged(servers, stack, folder, bug=bug.name) as siege:
-        report = await torture.torture(plan, siege, _silent, patience_seconds=150.0)
-        return report.wrong
+        living = asyncio.create_task(torture.torture(plan, siege, _silent, patience_seconds=150.0))
+        looking = asyncio.create_task(_first_broken(stack))
+        try:
+            await asyncio.wait({living, looking}, return_when=asyncio.FIRST_COMPLETED)
+            return looking.result() if looking.done() else living.result().wrong
+        finally:
+            await end(living, looking)
+
+
+async def _first_broken(stack: Stack) -> list[str]:
+    """Look every few seconds, as in production every minute; what is broken twice in a row."""
+    before: set[str] = set()
+    while True:
+        await asyncio.sleep(3)      # a query that is always asked again
+        now = {result.id: f"{result.id}: {result.what}" for result in await check(stack) if not result.ok}
+        if again := sorted(before & now.keys()):
+            return [now[id] for id in again]
+        before = set(now)
 
 
 async def _toy(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[str]:
