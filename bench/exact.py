@@ -41,7 +41,7 @@ MOST_OFF = 0.02
 
 class Sizes(Struct, frozen=True):
     """What a batch of PEOPLE did. rows, wal: by table, without the raw loop's prefix; wal: bytes of heap and
-    index. kafka: bytes sent, lz4. instructions: of Python, by file of our own.
+    index. kafka: bytes said; kafka_lz4: as they are sent, not exact. instructions: of Python, by file.
     """
 
     commits: int
@@ -49,6 +49,7 @@ class Sizes(Struct, frozen=True):
     rows: dict[str, int]
     wal: dict[str, tuple[int, int]]
     kafka: int
+    kafka_lz4: int
     instructions: dict[str, int]
 
     @property
@@ -164,10 +165,10 @@ async def _register(side: Side, driver: Driver, mail: Mail) -> None:
 async def _measured(side: Side, driver: Driver, mail: Mail, db: asyncpg.Connection, passed: Passed) -> Sizes:
     await _walk(side, driver, mail, 0)
     rows, start = await _rows(side, db), await wal.position(db)
-    mail.bytes.clear()
+    mail.bytes = mail.packed = 0
     passed.forget()
     await _walk(side, driver, mail, 1)
-    commits, round_trips, kafka = passed.commits, passed.round_trips, mail.bytes.total()
+    commits, round_trips, said, packed = passed.commits, passed.round_trips, mail.bytes, mail.packed
     written = await wal.written(db, start, await wal.position(db))
     grown = {
         table: count - rows.get(table, 0)
@@ -185,7 +186,8 @@ async def _measured(side: Side, driver: Driver, mail: Mail, db: asyncpg.Connecti
             for table, both in sorted(written.by_table.items())
             if table.removeprefix(side.schemas) in grown
         },
-        kafka=kafka,
+        kafka=said,
+        kafka_lz4=packed,
         instructions={str(Path(file).relative_to(ROOT)): number for file, number in by_file.most_common()},
     )
 

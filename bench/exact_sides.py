@@ -43,11 +43,13 @@ class Letter(Struct, frozen=True, gc=False):
 
 
 class Mail:
-    """What stands on the topics. bytes: of the batches that said it, compressed, by topic."""
+    """What stands on the topics. bytes: said, as they are; packed: the same as lz4 in batches, which
+    chance in ids makes a per cent larger or smaller.
+    """
 
     def __init__(self, now_ms: int) -> None:
         self.letters: dict[str, list[Letter]] = {}
-        self.bytes: Counter[str] = Counter()
+        self.bytes = self.packed = 0
         self._now_ms, self._read = now_ms, Counter[tuple[str, str]]()
 
     def put(self, topic: str, record: Record) -> None:
@@ -105,8 +107,14 @@ class Post:
 
     async def send_batch(self, batch: _Batch, topic: str, *, partition: int) -> "asyncio.Future[None]":
         """It has arrived."""
-        self._mail.bytes[topic] += batch.size()
+        self._mail.packed += batch.size()
         for record in batch.records:
+            said = (
+                record.key,
+                record.value,
+                *(part for name, value in record.headers for part in (name, value)),
+            )
+            self._mail.bytes += sum(map(len, said))
             self._mail.put(topic, Record(partition, record.key, record.value, record.headers))
         done = asyncio.get_running_loop().create_future()
         done.set_result(None)
