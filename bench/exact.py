@@ -231,7 +231,7 @@ where n.nspname = any($1) group by 1 order by 1"""
 
 async def _rows(side: Side, db: asyncpg.Connection) -> dict[str, int]:
     """Rows inserted, changed and deleted up to now, by table."""
-    for connection in side.connections:
+    for connection in (db, *side.connections):
         await connection.fetchval("select pg_stat_force_next_flush()")
     found = await db.fetch(_ROWS, [f"{side.schemas}{service}" for service in SERVICES])
     return {name.removeprefix(side.schemas): count for name, count in found}
@@ -266,14 +266,15 @@ def as_text(found: Exact) -> str:
     """For people: totals, the log by table, and where Python's instructions run."""
     lines = [f"{'for one business transaction':<28}{'ours':>12}{'raw':>12}{'ours ÷ raw':>12}"]
     both = found.ours.figures(), found.raw.figures()
-    rows: list[tuple[str, float, float]] = [
-        (n, both[0][n], both[1][n]) for n in both[0] if not n.startswith("rows of ")
+    told = [
+        figures
+        | {"Kafka bytes, lz4": side.kafka_lz4, "Python's instructions": sum(side.instructions.values())}
+        for figures, side in zip(both, (found.ours, found.raw))
     ]
-    code = [float(sum(side.instructions.values())) for side in (found.ours, found.raw)]
-    for name, mine, other in [*rows, ("instructions of Python", code[0], code[1])]:
-        lines.append(
-            f"{name:<28}{mine / found.people:>12,.2f}{other / found.people:>12,.2f}{mine / other:>12.3f}"
-        )
+    for name in told[0]:
+        if not name.startswith("rows of "):
+            mine, other = (figures[name] / found.people for figures in told)
+            lines.append(f"{name:<28}{mine:>12,.2f}{other:>12,.2f}{mine / other:>12.3f}")
     lines += ["", f"{'WAL bytes, heap + index':<28}{'ours':>16}{'raw':>16}"]
     for table, sizes in found.ours.wal.items():
         cells = [
