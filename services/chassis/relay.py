@@ -147,7 +147,10 @@ class Relay:
             task.cancel()
 
     async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:
-        return [Said(*record) for record in await connection.fetch(_READ, batch_id, at)]
+        found = [Said(*record) for record in await connection.fetch(_READ, batch_id, at)]
+        if not found:
+            raise LookupError(f"batch {batch_id} of {at} is to be sent, and its rows are not in the outbox")
+        return found
 
     async def _send(self, said: list[Said]) -> None:
         runs: dict[tuple[str, int], list[Said]] = {}

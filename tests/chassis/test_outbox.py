@@ -66,6 +66,16 @@ async def test_a_relay_whose_broker_is_slow_keeps_its_session(
         await session.close()
 
 
+async def test_a_batch_whose_rows_are_not_found_stays_to_be_sent(database: Database, broker: Stack) -> None:
+    async with toy(database) as made, Slow(broker, asyncio.Event()) as slow:
+        await made.db.execute("insert into unsent default values")
+
+        with pytest.raises(LookupError, match="is to be sent"):
+            await Relay("billing", Memory(), slow).turn(made.db)
+
+        assert await made.rows("select count(*) from unsent") == [(1,)]
+
+
 class Talkative(Toy):
     """Answers a question with more than anybody reads."""
 
