@@ -20,13 +20,12 @@ from contracts.topics import OPERATED, SERVICES
 from sandbox.stack import Servers, Stack, provision_stack
 from sandbox.state import hold
 from services.chassis.outbox import Said
-from services.chassis.relay import headers
+from services.chassis.relay import MESSAGE, headers
 from services.chassis.subscriptions import LANES
 
 FULL, QUICK = 1_000_000, 20_000  # bills
 ROUNDS = 20
 ON_TOPICS = 3_000  # of each outbox: more than verify compares with the topics, by whole batches
-_MESSAGE = "part, topic, type, seq, key, ce_id::text, subject, ce_time, journey, payload"
 # An id of each kind that somebody may ask with.
 _IDS = """
 select person::text as person, enrollment::text as enrollment, obligation || '/1' as bill,
@@ -176,7 +175,7 @@ async def _send(stack: Stack, db: asyncpg.Connection) -> None:
 
     for service in SERVICES:
         newest = await db.fetch(
-            f"select {_MESSAGE} from {service}.outbox order by batch_id desc, n desc limit {ON_TOPICS}"  # noqa: S608 - ours
+            f"select {MESSAGE} from {service}.outbox order by batch_id desc, n desc limit {ON_TOPICS}"  # noqa: S608 - ours
         )
         for row in reversed(newest):
             said = Said(*row)

@@ -121,7 +121,7 @@ def outbox(service: str) -> str:
     )
     return (
         f"insert into {service}.outbox select n / 100 * 100 + what, n % 100, part, topic, type, 1,"  # noqa: S608 - ours
-        " person::text, season.id(what, n, ms), subject, at, way,"
+        " person::text, season.id(what, n, ms), subject, at, nullif(way, '')::uuid,"
         " convert_to(format(body, person, enrollment, obligation, order_id, journey, channel_ref,"
         " season.id(what, n, ms), n), 'UTF8'), at from season.citizen,"
         f" lateral (values {rows}) said(what, topic, type, subject, way, body)"

@@ -29,7 +29,7 @@ from console.step where {where}"""
 _ANSWERS = frozenset(ANSWER_TYPES.values())
 _COMPACTED = contract_of(PersonRecorded).type  # the console keeps a person, not the step
 _ABOUT = """
-key = any($1::text[]) or journey = any($2::text[]) and journey <> ''
+key = any($1::text[]) or replace(journey::text, '-', '') = any($2::text[])
 or type = any($3::text[]) and subject = any($4::text[])
 or type = any($3::text[])
    and exists (select from unnest($1::text[]) p where position(convert_to(p, 'UTF8') in payload) > 0)"""

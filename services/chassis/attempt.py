@@ -216,13 +216,13 @@ async def _save_later(tx: Transaction) -> None:
     if tx.jobs:
         await tx.execute(
             "insert into job(id, run_at, type, payload, journey)"
-            " select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[], $5::text[])",
+            " select * from unnest($1::uuid[], $2::timestamptz[], $3::text[], $4::bytea[], $5::uuid[])",
             *map(list, zip(*tx.jobs, strict=True)),
         )
     if tx.calls:
         await tx.execute(
             "insert into call(id, number, type, payload, journey)"
-            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::text[])"
+            " select * from unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[], $5::uuid[])"
             " on conflict (number) do nothing",
             *map(list, zip(*tx.calls, strict=True)),
         )

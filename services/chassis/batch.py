@@ -285,7 +285,7 @@ def _trace(run: Attempt) -> None:
     for arrival in run.handled:
         span.handled(arrival.journey, arrival.type, arrival.event_id or "", link=arrival.traceparent)
     for said in run.tx.outbox.said:
-        span.said(said.journey, said.type, said.ce_id)
+        span.said(said.journey or "", said.type, said.ce_id)
 
 
 def is_ours_to_stop(error: BaseException) -> bool:

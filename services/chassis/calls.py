@@ -78,7 +78,7 @@ class Claim(NamedTuple):
 _CLAIM = """
 update call set state = 'CLAIMED', attempts = attempts + 1, claimed_at = now() where id = any(array
   (select id from call where state = 'NEW' and next_at <= now() order by next_at limit $1))
-returning id::text, number, type, payload, journey, attempts"""
+returning id::text, number, type, payload, coalesce(replace(journey::text, '-', ''), ''), attempts"""
 _GIVE_BACK = """
 update call set state = 'NEW', next_at = now() + make_interval(secs => $3)
 where id = $1::uuid and state = 'CLAIMED' and attempts = $2"""

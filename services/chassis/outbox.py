@@ -19,8 +19,8 @@ _encode = Encoder().encode
 
 
 class Said(NamedTuple):
-    """One message as its row says it. journey: 32 hex digits or empty; the headers are rebuilt from these by
-    rule.
+    """One message as its row says it. journey: 32 hex digits, None for an answer; the headers are rebuilt
+    from these by rule.
     """
 
     part: int
@@ -31,7 +31,7 @@ class Said(NamedTuple):
     ce_id: str
     subject: str
     ce_time: datetime
-    journey: str
+    journey: str | None
     payload: bytes
 
 
@@ -63,7 +63,7 @@ class Outbox:
         form = self._forms.get((self.service, type(fact))) or self._form(type(fact))
         payload = _encode(fact)
         key = form.key(fact)
-        journey = fact.journey if form.has_journey else ""  # type: ignore[attr-defined]
+        journey = fact.journey if form.has_journey else None  # type: ignore[attr-defined]
         self._add(Said(self._partition(key), form.topic, form.type, sequence, key, uuid7(),
                        form.subject(fact), now, journey, payload))
 
@@ -73,7 +73,7 @@ class Outbox:
     ) -> None:
         """An answer to a partner. ValueError: too large for every reader."""
         part = self._partition(key) if partition is None else partition
-        self._add(Said(part, topic, kind, 1, key, uuid7(), request_id, now, "", payload))
+        self._add(Said(part, topic, kind, 1, key, uuid7(), request_id, now, None, payload))
 
     def _add(self, said: Said) -> None:
         """What the broker would refuse must not be written: the relay would try it for ever, and all behind

@@ -144,7 +144,7 @@ with gone as (
     returning convert_from(key, 'UTF8') number, type, value
 )
 insert into call(id, number, type, payload, attempts, journey)
-select $2::uuid, number, type, value, 1, $3 from gone on conflict (number) do nothing"""
+select $2::uuid, number, type, value, 1, nullif($3, '')::uuid from gone on conflict (number) do nothing"""
 
 
 async def call_again(tx: "Transaction", seq: int) -> bool:

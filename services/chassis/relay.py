@@ -18,9 +18,11 @@ from services.chassis.polling import news, rest
 from services.chassis.telemetry import is_sampled, span_of
 
 AT_MOST, ENOUGH = 32, 2000       # batches a turn; messages a turn
-_READ = (
-    f"select {', '.join(Said._fields)} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
-).replace("ce_id", "ce_id::text")
+# A message as `Said` has it.
+MESSAGE = (
+    "part, topic, type, seq, key, ce_id::text, subject, ce_time, replace(journey::text, '-', ''), payload"
+)
+_READ = f"select {MESSAGE} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
 
 
 @lru_cache(maxsize=64)

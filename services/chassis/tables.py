@@ -122,7 +122,7 @@ _DDL = (
         ce_id uuid not null,
         subject text not null,
         ce_time timestamptz not null,
-        journey text not null,
+        journey uuid,
         payload bytea,
         at timestamptz not null default now()
     ) partition by range (at)""",
@@ -175,7 +175,7 @@ _DDL = (
         run_at timestamptz not null,
         type text not null,
         payload bytea not null,
-        journey text not null,
+        journey uuid,
         created_at timestamptz not null default now()
     ) with ({short})""",
     "create index job_due on {s}.job (run_at, id)",
@@ -188,7 +188,7 @@ _DDL = (
         attempts int not null default 0,
         next_at timestamptz not null default now(),
         claimed_at timestamptz,
-        journey text not null
+        journey uuid
     ) with (fillfactor = 50, {short})""",
     "create index call_next on {s}.call (next_at)",
     """create table {s}.progress (

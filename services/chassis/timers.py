@@ -22,8 +22,8 @@ AWAITS_SECONDS = 30
 SWEPT_AT_MOST = 100
 # `id` alone would be the text, by which no index is sorted: a new year's first instant has a million timers.
 _DUE = """
-select id::text, run_at, type, payload, journey from job where run_at <= $1
-order by run_at, job.id limit $2"""
+select id::text, run_at, type, payload, coalesce(replace(journey::text, '-', ''), '') from job
+where run_at <= $1 order by run_at, job.id limit $2"""
 _AWAITS = """
 select seq from parked where state = 'AWAITS' and at < now() - make_interval(secs => $1) and seq > $2
 order by seq limit $3"""

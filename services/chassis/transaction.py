@@ -50,8 +50,8 @@ class Transaction:
         self.bodies: dict[RequestKey, bytes] = {}          # the same, as they are sent
         self.deferred: set[RequestKey] = set()             # will be given by a later one
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
-        self.jobs: list[tuple[str, datetime, str, bytes, str]] = []
-        self.calls: list[tuple[str, str, str, bytes, str]] = []
+        self.jobs: list[tuple[str, datetime, str, bytes, str | None]] = []
+        self.calls: list[tuple[str, str, str, bytes, str | None]] = []
         self.counts: list[tuple[Callable[[str, str], None], str]] = []     # once it is committed
         self._connection = connection
         self._arrivals: dict[int, Arrival] = {}
@@ -199,13 +199,13 @@ class Transaction:
         """Hand the timer to its handler at a business instant. It is never cancelled: it fires and finds
         nothing to do. journey: whose trace goes on when it fires, months later if need be; "": nobody's.
         """
-        self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer), journey))
+        self.jobs.append((uuid7(), run_at, type(timer).__name__, encode(timer), journey or None))
 
     def call(self, request: Struct, *, number: str, journey: str) -> None:
         """Ask the outside, after this transaction. number: our business number, the same for every attempt.
         journey: whose trace the call and its outcome belong to; "": nobody's.
         """
-        self.calls.append((uuid7(), number, type(request).__name__, encode(request), journey))
+        self.calls.append((uuid7(), number, type(request).__name__, encode(request), journey or None))
 
     # The engine's side
 

@@ -182,7 +182,7 @@ async def test_two_outcomes_of_one_call_in_one_batch_have_one_effect(database: D
 
         one = uuid7()
         await made.db.execute(
-            "insert into call(id, number, type, payload, journey) values ($1::uuid, '1', 'Send', $2, '')",
+            "insert into call(id, number, type, payload, journey) values ($1::uuid, '1', 'Send', $2, null)",
             uuid7(), encode(Send(enrollment_id=one)),
         )
         door = Door(made.engine, made.on)
@@ -223,7 +223,7 @@ async def test_a_call_that_cannot_be_read_is_parked_and_never_sent_and_the_other
     provider = Provider()
     async with calling(database, broker, tmp_path, provider) as (made, run):
         await made.db.execute(
-            "insert into call(id, number, type, payload, journey) values ($1::uuid, 'no-1', $2, $3, '')",
+            "insert into call(id, number, type, payload, journey) values ($1::uuid, 'no-1', $2, $3, null)",
             uuid7(), type, payload,
         )
         one = uuid7()
@@ -243,7 +243,8 @@ async def test_a_call_that_can_be_read_again_is_redriven_and_asked_for_before_it
     async with calling(database, broker, tmp_path, provider) as (made, run):
         one = uuid7()
         await made.db.execute(
-            "insert into call(id, number, type, payload, journey) values ($1::uuid, 'no-1', 'Send', $2, $3)",
+            "insert into call(id, number, type, payload, journey)"
+            " values ($1::uuid, 'no-1', 'Send', $2, $3::uuid)",
             uuid7(), b"{}", journey(one),
         )
         await until(lambda: _parked(made))

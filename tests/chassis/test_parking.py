@@ -138,7 +138,7 @@ async def test_a_timer_that_fails_at_two_members_at_once_is_parked_once(database
     async with toy(database) as one, toy(database) as other:
         now, remind = datetime.now(UTC), encode(Remind(enrollment_id=uuid7(), poison=True))
         await one.db.execute(
-            "insert into job(id, run_at, type, payload, journey) values ($1, $2, 'Remind', $3, '')",
+            "insert into job(id, run_at, type, payload, journey) values ($1, $2, 'Remind', $3, null)",
             uuid7(),
             now,
             remind,

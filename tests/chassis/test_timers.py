@@ -44,7 +44,7 @@ async def due(made: Toy, *timers: tuple[datetime, Struct]) -> None:
 
 async def row(made: Toy, run_at: datetime, type: str, payload: bytes) -> None:
     await made.db.execute(
-        "insert into job(id, run_at, type, payload, journey) values ($1::uuid, $2, $3, $4, '')",
+        "insert into job(id, run_at, type, payload, journey) values ($1::uuid, $2, $3, $4, null)",
         uuid7(), run_at, type, payload,
     )
 

@@ -296,7 +296,7 @@ class Year:
         await self.put(
             f"{service}.outbox", batch_id=len(self.events), n=0, part=self.part, topic=WECHAT.replies,
             type=ANSWER_TYPES[type(told)], seq=1, key=key, ce_id=self.events[request_id], subject=request_id,
-            ce_time=NOON, journey="", payload=encode(told),
+            ce_time=NOON, journey=None, payload=encode(told),
         )  # fmt: skip
         await self.put(
             f"{service}.request", partner=WECHAT.code, request_id=request_id, command=command, digest=b"",

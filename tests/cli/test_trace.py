@@ -107,7 +107,7 @@ async def test_what_neither_console_nor_outbox_is_sure_to_know_is_said(year: Yea
         "insert into payment.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"
         " journey, payload)"
         " select n, 0, $1, 'payment.payments', 'payment.payment_settled.v1', 1, uuidv7()::text,"
-        " uuidv7(), '', now(), md5(n::text), '{}' from generate_series(1000, 999 + $2::int) n",
+        " uuidv7(), '', now(), md5(n::text)::uuid, '{}' from generate_series(1000, 999 + $2::int) n",
         year.part,
         NEWEST,
     )
@@ -218,7 +218,7 @@ async def test_it_is_quick(year: Year) -> None:
         "insert into payment.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"
         " journey, payload)"
         " select n, 0, 0, 'payment.payments', 'payment.payment_settled.v1', 1, gen_random_uuid()::text,"
-        " gen_random_uuid(), '', now(), md5(n::text), '{}' from generate_series(1000, 101000) n"
+        " gen_random_uuid(), '', now(), md5(n::text)::uuid, '{}' from generate_series(1000, 101000) n"
     )
     began = time.monotonic()
     await told(year, year.channel_ref)

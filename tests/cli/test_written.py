@@ -6,7 +6,7 @@ from tests.ground import Database
 
 _ROWS = """
 insert into billing.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time, journey, at)
-select b, 0, 0, 't', 'x', 1, 'k', uuidv7(make_interval(mins => b - 1000)), '', now(), '',
+select b, 0, 0, 't', 'x', 1, 'k', uuidv7(make_interval(mins => b - 1000)), '', now(), null,
        now() + make_interval(mins => b - 1000)
 from generate_series(1, 1000) b where b % 7 <> 0
 returning ce_id::text, batch_id"""
