@@ -105,6 +105,8 @@ class Attempt:
         """Take the rows that these messages came from; a row that is gone was handled by somebody else. A row
         counts once: a call whose worker was lost may have two outcomes in one batch.
         """
+        if not any(each.job_id or each.call_id or getattr(each, "parked_seq", None) for each in come):
+            return list(come)
         gone: set[int] = set()
         for slot, delete in _ORIGINS.items():
             wanted: dict[object, Come] = {}

@@ -1,6 +1,7 @@
 """When is the code wrong, not the data? Too many failures stop the service until an operator resumes it."""
 
 from collections import deque
+from itertools import islice, repeat
 
 import asyncpg
 from typing_extensions import override
@@ -21,7 +22,7 @@ class Halt:
         self.unwritten = False      # declared here, and its row not committed yet
         self.last_error = ""
         self._in_a_row = 0
-        # 1: failed; successes of a whole batch are added together
+        # 1: failed
         self._recent: deque[int] = deque(maxlen=OF_LAST)
         self._failures = 0
 
@@ -34,25 +35,23 @@ class Halt:
         """So many messages were handled."""
         if count:
             self._in_a_row = 0
-            for _ in range(min(count, OF_LAST)):
-                self._count(0)
+            falls_out = max(0, len(self._recent) + count - OF_LAST)
+            self._failures -= sum(islice(self._recent, falls_out))
+            self._recent.extend(repeat(0, min(count, OF_LAST)))
 
     def failed(self, error: str) -> bool:
         """A handler failed on one message alone. True: that was one too many, and nobody has said so yet."""
         self._in_a_row += 1
-        self._count(1)
+        if len(self._recent) == OF_LAST:
+            self._failures -= self._recent[0]
+        self._recent.append(1)
+        self._failures += 1
         self.last_error = error
         share = len(self._recent) == OF_LAST and self._failures > SHARE * OF_LAST
         news = not self.declared and (self._in_a_row > IN_A_ROW or share)
         self.declared |= news
         self.unwritten |= news
         return news
-
-    def _count(self, failure: int) -> None:
-        if len(self._recent) == OF_LAST:
-            self._failures -= self._recent[0]
-        self._recent.append(failure)
-        self._failures += failure
 
     def counts(self) -> tuple[int, int]:
         """Failures, and messages they are counted among."""

@@ -55,6 +55,10 @@ def waves(items: Iterable[Item]) -> list[list[Item]]:
     """Cut a batch so that no wave holds two items that share a ref, and items that share one keep their
     order.
     """
+    items = list(items)
+    named = [ref for item in items for ref in item.refs]
+    if len(set(named)) == len(named):
+        return [items] if items else []      # nearly always: nobody meets anybody
     cut: list[list[Item]] = []
     last: dict[Ref, int] = {}
     for item in items:

@@ -23,25 +23,28 @@ MESSAGE = (
     "part, topic, type, seq, key, ce_id::text, subject, ce_time, replace(journey::text, '-', ''), payload"
 )
 _READ = f"select {MESSAGE} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
+_VERSION, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
 
 
-@lru_cache(maxsize=64)
-def _time_text(instant: datetime) -> bytes:
-    """All that a transaction says is of one instant."""
-    return instant.isoformat().encode()
+@lru_cache(maxsize=256)
+def _same(source: str, type: str, instant: datetime) -> tuple[tuple[str, bytes], ...]:
+    """What all messages of one type and transaction have in common."""
+    return (
+        ("ce_source", source.encode()),
+        ("ce_type", type.encode()),
+        ("ce_time", instant.isoformat().encode()),
+    )
 
 
 def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
     """The CloudEvents binary headers of a message, by rule from its row."""
     built = [
-        ("ce_specversion", b"1.0"),
+        _VERSION,
         ("ce_id", said.ce_id.encode()),
-        ("ce_source", source.encode()),
-        ("ce_type", said.type.encode()),
-        ("ce_time", _time_text(said.ce_time)),
+        *_same(source, said.type, said.ce_time),
         ("ce_subject", said.subject.encode()),
         ("ce_sequence", b"%d" % said.seq),
-        ("content-type", b"application/json"),
+        _JSON,
     ]
     if said.journey:
         flags = "01" if is_sampled(said.journey) else "00"

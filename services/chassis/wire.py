@@ -33,6 +33,7 @@ REQUEST_ID = re.compile(r"[\x21-\x7e]{1,64}")
 _UUID, _TYPE = re.compile(r"[0-9a-f-]{36}"), re.compile(r"[a-z0-9_.]{1,80}")
 _NUMBER = re.compile(rb"[0-9]{1,9}")  # what a row of ours holds
 _AHEAD_MS = 300_000
+_TYPE_AT = 3        # among the headers, as our relay writes them: a look where it stands nearly always
 _untyped = Decoder().decode
 _PARTNER_OF_TOPIC: dict[str, Partner] = {partner.topic: partner for partner in PARTNERS.values()}
 _ANSWERS = frozenset({"answer.accepted.v1", "answer.rejected.v1"})
@@ -62,18 +63,18 @@ class Reader:
         """What a record is to this lane. Half of all records are other people's: they cost one look at their
         headers.
         """
-        if r.topic not in self.parks_for and _type_of(r.headers) in self._others:
+        kind = _type_of(r.headers)
+        if kind in self._others and r.topic not in self.parks_for:
             return None
-        return self.read(Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp))
+        raw = Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp)
+        return _without_secret(self._read(raw, kind))
 
     def read(self, raw: Raw) -> Arrival | Unreadable | None:
         """What a record is to this lane; None: known, and not ours."""
-        what = self._read(raw)
-        return _without_secret(what) if isinstance(what, Unreadable) and not what.secret else what
+        return _without_secret(self._read(raw, _type_of(raw.headers)))
 
-    def _read(self, raw: Raw, signed: bytes | None = None) -> Arrival | Unreadable | None:
-        """signed: the bytes that a structured event came in."""
-        kind = _type_of(raw.headers)
+    def _read(self, raw: Raw, kind: bytes | None, signed: bytes | None = None) -> Arrival | Unreadable | None:
+        """kind: its ce_type. signed: the bytes that a structured event came in."""
         subscription = self._mine.get(kind) if kind is not None else None
         if subscription is None and kind in self._known:
             return self._foreign(raw, (kind or b"").decode())
@@ -83,7 +84,7 @@ class Reader:
             unpacked = _unpacked(raw)
             if unpacked is None:
                 return self._stranger(raw, kind)
-            what = self._read(unpacked, raw.value)
+            what = self._read(unpacked, _type_of(unpacked.headers), raw.value)
             return what._replace(raw=raw) if isinstance(what, Unreadable) else what
         except Exception as error:  # noqa: BLE001 -- a stranger's bytes are kept, whatever they do
             type_text = _shown(kind or b"")
@@ -199,9 +200,8 @@ class Reader:
         this, last = int(number), self._sequences.pop(of, 0)
         if last and this > last + 1:
             metrics.fact_gap(self.service, topic)
-            log.error(
-                "sequence_gap", topic=topic, subject=subject.decode("ascii", "replace"), after=last, got=this
-            )
+            about = subject.decode("ascii", "replace")
+            log.error("sequence_gap", topic=topic, subject=about, after=last, got=this)
         self._sequences[of] = max(this, last)
         if len(self._sequences) > REMEMBERED:
             del self._sequences[next(iter(self._sequences))]
@@ -224,13 +224,8 @@ class Reader:
         if len(head) != len(raw.headers):
             return Unreadable(raw, Reason.BODY_INVALID, "a header stands twice", subscription.type)
         reason = trust.verify(
-            self.keys,
-            topic=raw.topic,
-            key=raw.key or b"",
-            headers=head,
-            value=signed or raw.value or b"",
-            broker_ms=raw.at_ms,
-            money=bool(contract and contract.money),
+            self.keys, topic=raw.topic, key=raw.key or b"", headers=head,
+            value=signed or raw.value or b"", broker_ms=raw.at_ms, money=bool(contract and contract.money),
         )
         if reason is not None:
             return Unreadable(raw, reason, "", subscription.type)
@@ -313,10 +308,12 @@ class Reader:
         return arrival
 
 
-def _without_secret(what: Unreadable) -> Unreadable:
+def _without_secret(what: Arrival | Unreadable | None) -> Arrival | Unreadable | None:
     """What is kept of it: no byte, if it carries what must not travel, whoever sent it. Of bytes that are no
     JSON nobody can say; they are not kept either.
     """
+    if not isinstance(what, Unreadable) or what.secret:
+        return what
     path = forbidden.find(what.raw.value or b"")
     if path is None:
         return what
@@ -326,6 +323,8 @@ def _without_secret(what: Unreadable) -> Unreadable:
 
 
 def _type_of(headers: tuple[tuple[str, bytes | None], ...]) -> bytes | None:
+    if len(headers) > _TYPE_AT and headers[_TYPE_AT][0] == "ce_type":
+        return headers[_TYPE_AT][1]
     for name, text in headers:
         if name == "ce_type":
             return text
