@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.answers import Rejected
+from contracts.answers import Accepted, Rejected
 from contracts.enrollment import Identity, Registration, SubmitEnrollment
 from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
@@ -118,5 +118,9 @@ class Nuisance:
 
 
 def _came_early(answer: Answer, blunder: blunders.Blunder) -> bool:
-    """Whether the refusal says "try again" for another reason than the blunder's own."""
+    """Whether the refusal says "try again" for another reason than the blunder's own, or it is the first
+    answer under the same request id, said once more.
+    """
+    if blunder.reuses_id and isinstance(answer, Accepted):
+        return True
     return isinstance(answer, Rejected) and answer.refusal.retryable and answer.refusal.code != blunder.reason

@@ -8,8 +8,9 @@ so that being let go on is a choice as well.
 import asyncio
 import os
 import signal
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -17,6 +18,8 @@ from typing_extensions import override
 
 from tests.simulation.clockwork import SimLoop
 
+# A stop that hit a backend on its way out of the lock queue would never end: who is under way may go on.
+_STUCK_SECONDS = 2.0
 LOOKS = 3           # turns of the loop between two looks for somebody who waits for a lock
 _WAITS = "select pid from pg_locks where not granted and pid = any($1::int[])"
 _CIRCLE = "select pg_blocking_pids($1)"
@@ -144,12 +147,15 @@ class Schedule:
 
     async def settle(self) -> None:
         """Until nobody moves. Who waits for a lock is stopped; whose lock came is known then."""
-        turns = 0
+        turns, since = 0, time.monotonic()
         while True:
             await self.loop.turn(wait=bool(self.flying))
             if not self.flying and self.loop.is_quiet():
                 break
             turns += 1
+            if time.monotonic() - since > _STUCK_SECONDS:
+                since = time.monotonic()
+                self._wake(self.flying.values())
             if self.flying and turns % LOOKS == 0:
                 await self._stop_waiters()
         if self.waiting:
@@ -204,7 +210,10 @@ class Schedule:
 
     def wake_servers(self) -> None:
         """No backend may stay stopped: whoever shares the server would wait for it."""
-        for line in [*self.waiting.values(), *self.granted.values()]:
+        self._wake([*self.waiting.values(), *self.granted.values()])
+
+    def _wake(self, lines: Iterable[Line]) -> None:
+        for line in lines:
             try:
                 os.kill(line.pid, signal.SIGCONT)
             except ProcessLookupError:

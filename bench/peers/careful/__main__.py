@@ -73,8 +73,9 @@ class Service:
                 continue
             sends = []
             for _, topic, key, kind, ce_id, payload in rows:
-                headers = [("ce_id", ce_id.encode()), ("ce_source", self.place.service.encode()),
-                           ("content-type", b"application/json"), ("ce_type", kind.encode())]  # fmt: skip
+                source = self.place.service.encode()
+                headers = [("content-type", b"application/json"), ("ce_id", ce_id.encode()),
+                           ("ce_source", source), ("ce_type", kind.encode())]  # fmt: skip
                 sends.append(await out.send(topic, payload, key=key.encode(), headers=headers))
             await asyncio.gather(*sends)
             await self.pool.execute(_DONE, [row[0] for row in rows])

@@ -135,4 +135,4 @@ class Call(SQLModel, table=True):
     number: str
     type: str
     payload: bytes
-    journey: str
+    journey: str = Field(sa_type=Uuid)
