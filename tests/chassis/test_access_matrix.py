@@ -345,7 +345,7 @@ async def test_a_service_draws_batch_ids_and_a_row_lands_in_its_month(database: 
             await conn.fetchval(
                 "insert into outbox"
                 " (batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time, journey)"
-                " values ($1, 0, 0, 't', 't', 1, 'k', uuidv7(), 's', now(), '') returning batch_id",
+                " values ($1, 0, 0, 't', 't', 1, 'k', uuidv7(), 's', now(), null) returning batch_id",
                 batch_id,
             )
             == batch_id
