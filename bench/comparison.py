@@ -51,13 +51,22 @@ async def compare(folder: Path, size: Size, say: Say) -> list[Round]:
 
     Raises Broken when a round fails its gate, the servers' troubles, AlreadyUp.
     """
+    async with standing(folder, say) as (stack, servers):
+        return await _compare(folder, stack, servers, size, say)
+
+
+@asynccontextmanager
+async def standing(folder: Path, say: Say) -> AsyncIterator[tuple[Stack, Servers]]:
+    """A provisioned stack over `folder` for as long as the block lasts. Raises the servers' troubles,
+    AlreadyUp.
+    """
     folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing runs yet that it could hold up
     with hold(folder):
         servers = Servers(folder, say=say)
         try:
             stack = await asyncio.to_thread(servers.start)
             await asyncio.to_thread(provision_stack, stack)
-            return await _compare(folder, stack, servers, size, say)
+            yield stack, servers
         finally:
             await asyncio.to_thread(servers.stop)
 

@@ -12,10 +12,8 @@ process, and the round has no figure.
 import asyncio
 import gc
 import importlib
-import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -29,6 +27,7 @@ from msgspec import Struct
 
 from bench.clients import Record, cheap_lz4, producer, send
 from bench.raw.batch import TOPICS, TYPES, Batch, Records, Said, Step
+from sandbox.lifeline import end_with_parent
 from sandbox.partner import kafka_options
 from services.chassis.keys import load_keyring
 from services.chassis.refs import number_of
@@ -224,18 +223,13 @@ async def main(place: Place) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, loop.stop.set)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     relay = asyncio.create_task(loop.relay(out))
     await loop.consume(consumer)
     relay.cancel()
     await asyncio.gather(relay, return_exceptions=True)
     await out.stop()
 
-
-def _end_with_parent() -> None:
-    """Standard input is a pipe from whoever started us."""
-    sys.stdin.read()
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,12 @@ from pathlib import Path
 from msgspec import Struct
 
 from bench import ours
-from bench.comparison import Say, Size, register, watching, world
+from bench.comparison import Say, Size, register, standing, watching, world
 from bench.driver import Order
 from bench.pipeline import Ground, Outside, Round, outside, play
 from sandbox.keys import make_keys
 from sandbox.people import REGION
-from sandbox.stack import Servers, Stack, provision_stack
-from sandbox.state import hold
+from sandbox.stack import Servers, Stack
 
 
 class Site(Struct, kw_only=True):
@@ -57,27 +56,20 @@ async def site(folder: Path, people: int, say: Say, *, most: int = 0) -> AsyncIt
 
     Raises the servers' troubles, AlreadyUp, Broken.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing runs yet that it could hold up
-    with hold(folder):
-        servers = Servers(folder, say=say)
-        try:
-            stack = await asyncio.to_thread(servers.start)
-            await asyncio.to_thread(provision_stack, stack)
-            await _stamp_commits(stack, servers)
-            async with watching(stack, servers) as ground:
-                skew = (await ours.set_clock(ground.db)).total_seconds()
-                await ours.silence_gateway(ground.db)
-                make_keys(folder / "keys")
-                size, whole = (Size(rounds=1, transactions=n, warming=0) for n in (people, max(people, most)))
-                known = world(folder, whole, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
-                async with outside(known, folder / "driver.json") as driver:
-                    services = ours.Ours(folder, stack, servers, driver.otlp)
-                    ids = await register(ground, services, driver, size, say)
-                    yield Site(
-                        folder=folder, stack=stack, servers=servers, ground=ground, driver=driver, people=ids
-                    )
-        finally:
-            await asyncio.to_thread(servers.stop)
+    async with standing(folder, say) as (stack, servers):
+        await _stamp_commits(stack, servers)
+        async with watching(stack, servers) as ground:
+            skew = (await ours.set_clock(ground.db)).total_seconds()
+            await ours.silence_gateway(ground.db)
+            make_keys(folder / "keys")
+            size, whole = (Size(rounds=1, transactions=n, warming=0) for n in (people, max(people, most)))
+            known = world(folder, whole, skew, "", bank=stack.kafka("bank"), agency=stack.kafka(REGION))
+            async with outside(known, folder / "driver.json") as driver:
+                services = ours.Ours(folder, stack, servers, driver.otlp)
+                ids = await register(ground, services, driver, size, say)
+                yield Site(
+                    folder=folder, stack=stack, servers=servers, ground=ground, driver=driver, people=ids
+                )
 
 
 async def _stamp_commits(stack: Stack, servers: Servers) -> None:

@@ -38,3 +38,8 @@ class Pending(Struct, frozen=True, kw_only=True, tag_field="outcome", tag="PENDI
 # ce_type of the signed query for an answer; its record key is the request id, its value is empty.
 ANSWER_QUERY = "answer.query.v1"
 ANSWER_TYPES: dict[type[Answer], str] = {Accepted: "answer.accepted.v1", Rejected: "answer.rejected.v1"}
+
+
+def says_again(answer: Answer) -> bool:
+    """Whether the same request, sent again, may be granted: it is not answered from memory."""
+    return isinstance(answer, Rejected) and answer.refusal.retryable

@@ -12,7 +12,7 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
-from contracts.answers import Accepted, Rejected
+from contracts.answers import Accepted, Rejected, says_again
 from contracts.billing import BillIssued, QueryBill
 from contracts.enrollment import (
     EnrollmentSubmitted,
@@ -141,7 +141,7 @@ class Drive:
             request_id
             for partner in self.partners.values()
             for request_id, answers in partner.answers.items()
-            if len({str(answer) for answer in answers if not _says_again(answer)}) != 1
+            if len({str(answer) for answer in answers if not says_again(answer)}) != 1
         }
 
     # ---- one citizen
@@ -318,7 +318,7 @@ class Drive:
                 answer = await partner.ask(once, *([command(request_id)] if twice else []))
             if isinstance(answer, Accepted):
                 return answer
-            if not answer.refusal.retryable:
+            if not says_again(answer):
                 break
             await asyncio.sleep(pause)  # as it was told
         return _granted(answer, f"citizen {citizen.number} {step.value}")
@@ -364,10 +364,6 @@ class Drive:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.refused.add(("the drive itself", f"{type(error).__name__}: {error}"))
-
-
-def _says_again(answer: Answer) -> bool:
-    return isinstance(answer, Rejected) and answer.refusal.retryable
 
 
 def _granted(answer: Answer | None, label: str) -> Accepted:

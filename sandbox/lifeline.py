@@ -9,6 +9,8 @@ import fcntl
 import os
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -135,6 +137,16 @@ class Child:
             pipe.close()
         except (BrokenPipeError, ValueError):
             pass  # it has ended by itself, or was asked before
+
+
+def end_with_parent() -> None:
+    """End this process when its standard input, a pipe from whoever started it, ends."""
+
+    def watch() -> None:
+        sys.stdin.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def wait_until_gone(processes: Sequence[psutil.Process], seconds: float) -> list[psutil.Process]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from contracts.answers import Accepted, Rejected
+from contracts.answers import Accepted, Rejected, says_again
 from contracts.enrollment import Identity, Registration, SubmitEnrollment
 from contracts.message import Sealed, contract_of
 from contracts.payment import ReportPayment
@@ -123,4 +123,4 @@ def _came_early(answer: Answer, blunder: blunders.Blunder) -> bool:
     """
     if blunder.reuses_id and isinstance(answer, Accepted):
         return True
-    return isinstance(answer, Rejected) and answer.refusal.retryable and answer.refusal.code != blunder.reason
+    return isinstance(answer, Rejected) and says_again(answer) and answer.refusal.code != blunder.reason

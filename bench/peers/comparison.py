@@ -2,19 +2,17 @@
 one run.
 """
 
-import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from bench import ours
-from bench.comparison import Say, Size, one_line, register, turn, watching, world
+from bench.comparison import Say, Size, one_line, register, standing, turn, watching, world
 from bench.peers.ground import PEERS, Tutorial, lay_peer
 from bench.pipeline import Loop, Outside, Round, outside
 from bench.raw.ground import RawLoop, fill
 from sandbox.keys import make_keys
 from sandbox.people import REGION
-from sandbox.stack import Servers, Stack, provision_stack
-from sandbox.state import hold
+from sandbox.stack import Servers, Stack
 from services.chassis.settings import Kafka
 
 # A message at a time is slow, so a peer's round is shorter; every loop is busy all the time in its own.
@@ -35,15 +33,8 @@ async def compare(
 
     Raises Broken when a round fails its gate, the servers' troubles, AlreadyUp.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing runs yet that it could hold up
-    with hold(folder):
-        servers = Servers(folder, say=say)
-        try:
-            stack = await asyncio.to_thread(servers.start)
-            await asyncio.to_thread(provision_stack, stack)
-            return await _compare(folder, stack, servers, own, theirs, say, peers)
-        finally:
-            await asyncio.to_thread(servers.stop)
+    async with standing(folder, say) as (stack, servers):
+        return await _compare(folder, stack, servers, own, theirs, say, peers)
 
 
 async def _compare(

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec.json import Decoder, encode
 
-from contracts.answers import Accepted, Answer, Rejected
+from contracts.answers import Accepted, Answer, Rejected, says_again
 from contracts.reasons import Reason, refused
 from services.chassis import metrics
 from services.chassis.arrival import Arrival, RequestKey
@@ -42,11 +42,6 @@ class Known(NamedTuple):
         request again begins anew.
         """
         return self.stored and self.answer is not None and says_again(self.answer)
-
-
-def says_again(answer: Answer) -> bool:
-    """Whether the same request may succeed next time, so that it is not answered from memory."""
-    return isinstance(answer, Rejected) and answer.refusal.retryable
 
 
 def drop_too_old(arrivals: list[Arrival], floor: str) -> list[Arrival]:

@@ -27,7 +27,7 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif("CANBAO_LONG" not in os.environ, reason="the long tests run with CANBAO_LONG=1")
+@pytest.mark.skipif("CANBAO_LONG" not in os.environ, reason="run with CANBAO_LONG=1: it takes three minutes")
 async def test_nothing_is_lost_or_doubled_while_a_city_is_under_fire(folder: Path) -> None:
     report = await torture.run(QUICK, folder, print)
     assert report.wrong == [], report

@@ -8,7 +8,7 @@ from aiokafka import ConsumerRecord
 from msgspec import Struct
 from msgspec.json import decode, encode
 
-from contracts.answers import Accepted, Rejected
+from contracts.answers import Accepted, Rejected, says_again
 from contracts.enrollment import Identity, RegisterAccount, ReviewDecision, SubmitEnrollment
 from contracts.message import CONTRACTS, contract_of
 from contracts.partners import PARTNERS
@@ -181,7 +181,7 @@ class Person:
                 last = answers[-1]
                 self.city.schedule.note(
                     f"{self.name} hears {last.refusal.code if isinstance(last, Rejected) else 'yes'}")
-                if not isinstance(last, Rejected) or not last.refusal.retryable:
+                if not says_again(last):
                     return last
             await self._waits(len(broker.order) if attempt < EAGER else None)
         raise AssertionError("for ever")

@@ -2,10 +2,8 @@
 
 import asyncio
 import importlib
-import os
 import signal
 import sys
-import threading
 from pathlib import Path
 
 import asyncpg
@@ -15,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 
 from bench.peers.careful.transaction import Handlers, Transaction
 from bench.raw_loop import Place
+from sandbox.lifeline import end_with_parent
 
 RELAYED, AGAIN_SECONDS, IDLE_SECONDS = 100, 0.1, 0.5
 _NEXT = "select id, topic, key, type, ce_id::text, payload from unsent order by id limit $1"
@@ -102,17 +101,13 @@ async def main(place: Place) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, service.stop.set)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        end_with_parent()
         relay = asyncio.create_task(service.relay(out))
         await service.consume(consumer)
         relay.cancel()
         await asyncio.gather(relay, return_exceptions=True)
         await out.stop()
 
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
 
 
 uvloop.run(main(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Place)))

@@ -18,7 +18,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from bench import cpu, ours
-from bench.comparison import Say, Size, one_line, register, watching, world
+from bench.comparison import Say, Size, one_line, register, standing, watching, world
 from bench.peers.killbill.client import AMOUNT, Order
 from bench.peers.killbill.kit import NAME, prepare
 from bench.peers.killbill.server import KillBill
@@ -27,8 +27,7 @@ from bench.pipeline import Broken, Ground, Outside, Round, outside, play
 from sandbox.keys import make_keys
 from sandbox.people import REGION
 from sandbox.processes import ROOT
-from sandbox.stack import Servers, Stack, cache_folder, provision_stack
-from sandbox.state import hold
+from sandbox.stack import Servers, Stack, cache_folder
 
 OURS_AT_ONCE, ITS_AT_ONCE = 128, 16  # beyond that neither gains
 # An act of Kill Bill's books: what a transaction adds to its tables, and nothing else may grow.
@@ -102,22 +101,15 @@ async def compare(folder: Path, sizes: Sizes, say: Say) -> list[Round]:
     """Start a stack and Kill Bill over `folder`, run the rounds by turns, end everything. Raises as
     pipeline's.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing runs yet that it could hold up
     kit = await asyncio.to_thread(prepare, cache_folder() / "peers", say)
-    with hold(folder):
-        servers = Servers(folder, say=say)
+    async with standing(folder, say) as (stack, servers):
+        bill = KillBill(folder, stack, kit)
         try:
-            stack = await asyncio.to_thread(servers.start)
-            await asyncio.to_thread(provision_stack, stack)
-            bill = KillBill(folder, stack, kit)
-            try:
-                await bill.up()
-                async with client_of("bench.peers.killbill.client", bill.url) as client:
-                    return await _compare(folder, stack, servers, (bill, client), sizes, say)
-            finally:
-                await bill.down()
+            await bill.up()
+            async with client_of("bench.peers.killbill.client", bill.url) as client:
+                return await _compare(folder, stack, servers, (bill, client), sizes, say)
         finally:
-            await asyncio.to_thread(servers.stop)
+            await bill.down()
 
 
 async def _compare(

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from bench import cpu, ours
-from bench.comparison import Say, Size, one_line, register, turn, watching, world
+from bench.comparison import Say, Size, one_line, register, standing, turn, watching, world
 from bench.peers.killbill.client import Order
 from bench.peers.killbill.comparison import Client, Sizes, client_of
 from bench.peers.mojaloop.client import AMOUNT
@@ -17,8 +17,7 @@ from bench.peers.mojaloop.server import NAME, Mojaloop, prepare
 from bench.pipeline import Broken, Ground, Round, outside
 from sandbox.keys import make_keys
 from sandbox.people import REGION
-from sandbox.stack import Servers, Stack, cache_folder, provision_stack
-from sandbox.state import hold
+from sandbox.stack import Servers, Stack, cache_folder
 
 AT_ONCE = 128  # in flight; with more it does not get faster
 QUICK = Sizes(
@@ -34,22 +33,15 @@ async def compare(folder: Path, sizes: Sizes, say: Say) -> list[Round]:
     """Start a stack and Mojaloop over `folder`, run the rounds by turns, end everything. Raises as
     pipeline's.
     """
-    folder.mkdir(parents=True, exist_ok=True)  # noqa: ASYNC240 - nothing runs yet that it could hold up
     kit = await asyncio.to_thread(prepare, cache_folder() / "peers", say)
-    with hold(folder):
-        servers = Servers(folder, say=say)
+    async with standing(folder, say) as (stack, servers):
+        ledger = Mojaloop(folder, stack, kit)
         try:
-            stack = await asyncio.to_thread(servers.start)
-            await asyncio.to_thread(provision_stack, stack)
-            ledger = Mojaloop(folder, stack, kit)
-            try:
-                await ledger.up()
-                async with client_of("bench.peers.mojaloop.client", stack.kafka_admin) as client:
-                    return await _compare(folder, stack, servers, (ledger, client), sizes, say)
-            finally:
-                await ledger.down()
+            await ledger.up()
+            async with client_of("bench.peers.mojaloop.client", stack.kafka_admin) as client:
+                return await _compare(folder, stack, servers, (ledger, client), sizes, say)
         finally:
-            await asyncio.to_thread(servers.stop)
+            await ledger.down()
 
 
 async def _compare(

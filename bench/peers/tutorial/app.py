@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import os
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -22,6 +20,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from bench.peers.tutorial.messages import Accepted, Request
 from bench.raw_loop import Place
+from sandbox.lifeline import end_with_parent
 from services.chassis.ids import uuid7
 
 place = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Place)
@@ -95,7 +94,7 @@ async def run(router: KafkaRouter) -> None:
     )
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     async with broker:
         await broker.start()
         sys.stdout.write("ready\n")
@@ -106,7 +105,3 @@ async def run(router: KafkaRouter) -> None:
 async def _ignore(body: Any) -> None:
     pass
 
-
-def _end_with_parent() -> None:
-    sys.stdin.read()
-    os._exit(1)
