@@ -208,9 +208,12 @@ async def _tell(connections: list[asyncpg.Connection], scope: Scope, wanted: str
     )
 
 
-def _in_order(entry: Entry) -> tuple[datetime, bool, int]:
-    """A wish stands before what came of it, though its answer is the last thing said in their transaction."""
-    return entry.at, entry.kind != "command", entry.order
+def _in_order(entry: Entry) -> tuple[datetime, bool, int, int, str]:
+    """A wish stands before what came of it, though its answer is the last thing said in their transaction;
+    what two services said in one millisecond stands in the order of a person's way.
+    """
+    way = SERVICES.index(entry.service) if entry.service in SERVICES else len(SERVICES)
+    return entry.at, entry.kind != "command", entry.order, way, entry.id
 
 
 async def _ids(db: asyncpg.Connection, scope: Scope, steps: list[Step]) -> _Ids:

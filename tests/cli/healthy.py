@@ -285,6 +285,7 @@ class Year:
         command: str,
         key: str,
         refused: Reason | None = None,
+        ce_id: str = "",
         **result: str,
     ) -> None:
         """What WeChat was told, as the outbox says it; its request is remembered."""
@@ -292,7 +293,7 @@ class Year:
         told: Answer = Accepted(**head, result=result)
         if refused is not None:
             told = Rejected(**head, refusal=refusal_of(refused))
-        self.events[request_id] = uuid7()
+        self.events[request_id] = ce_id or uuid7()
         await self.put(
             f"{service}.outbox", batch_id=len(self.events), n=0, part=self.part, topic=WECHAT.replies,
             type=ANSWER_TYPES[type(told)], seq=1, key=key, ce_id=self.events[request_id], subject=request_id,

@@ -87,6 +87,21 @@ async def test_every_id_leads_to_the_same_way(year: Year, heard: str) -> None:
         assert found.behind == []
 
 
+@pytest.mark.parametrize("first", [0, 1])
+async def test_what_two_services_say_in_one_millisecond_stands_in_the_order_of_the_way(
+    year: Year, first: int
+) -> None:
+    said = uuid7()
+    ids = [f"{said[:14]}7000{said[18:]}", f"{said[:14]}7fff{said[18:]}"]
+    start = ("payment", "r-2", "payment.start_payment.v1", year.person)
+    register = ("enrollment", "r-1", "enrollment.register_account.v1", "r-1")
+    await year.answer(*start, ce_id=ids[first], order_id=year.order)
+    await year.remember()  # so that it is found first
+    await year.answer(*register, ce_id=ids[1 - first], person_id=year.person)
+    found = await told(year, year.person)
+    assert [en for _, kind, en in short(found) if kind == "command"] == ["register account", "start payment"]
+
+
 @pytest.mark.parametrize("heard", ["just now", "two months ago"])
 async def test_a_persons_way_begins_with_the_registration(year: Year, heard: str) -> None:
     register, start = "enrollment.register_account.v1", "payment.start_payment.v1"
