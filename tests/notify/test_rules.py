@@ -186,6 +186,8 @@ def test_a_fact_becomes_one_sms_whose_contact_stays_sealed() -> None:
     [
         (ISSUED, None, rules.Awaited()),
         (replace(UNMATCHED, person_id=PersonId("")), None, rules.Nobody()),  # money that names nobody
+        (replace(UNMATCHED, reason="PERSON_NOT_FOUND"), None, rules.Nobody()),  # payment has waited for her
+        (replace(UNMATCHED, reason="ORDER_UNKNOWN"), None, rules.Awaited()),
     ],
 )
 def test_who_cannot_be_told_yet_is_awaited(fact: Told, addressee: Addressee | None, outcome: object) -> None:

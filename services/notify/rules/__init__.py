@@ -10,6 +10,8 @@ from msgspec.structs import replace
 from contracts.enrollment import Contact
 from contracts.message import PersonId, Sealed
 from contracts.notify import NotificationFailed, NotificationSent
+from contracts.payment import FundsUnmatched
+from contracts.reasons import Reason
 from services.notify.rules.words import CHINA, TEMPLATES, Told, words
 
 # ---- What notify and the providers say to each other (the gateways send the first, the second come back as
@@ -193,11 +195,15 @@ class Defers(Struct, frozen=True):
 def tell(
     fact: Told, *, fact_id: str, addressee: Addressee | None, hotline: str, now: datetime
 ) -> Tells | Awaited | Nobody:
-    """One notification for a fact: by SMS first, since every account has a phone (domain N1, E1)."""
+    """One notification for a fact: by SMS first, since every account has a phone (domain N1, E1).
+
+    For a person whom payment has awaited in vain nobody waits a second time: the channel heard it.
+    """
     if not fact.person_id:
         return Nobody()
     if addressee is None:
-        return Awaited()
+        in_vain = isinstance(fact, FundsUnmatched) and fact.reason == Reason.PERSON_NOT_FOUND.name
+        return Nobody() if in_vain else Awaited()
     template, params = words(fact)
     params |= {"name": addressee.name_masked, "hotline": hotline}
     notification = Notification(
