@@ -99,6 +99,8 @@ def test_ctrl_c_while_it_loads_ends_it_quietly() -> None:
             begun.wait(wait_ms / 1000)
         begun.send_signal(signal.SIGINT)
         _, err = begun.communicate()
+        if f'"{ROOT}/canbao", line 0' in err:
+            continue    # Python was about to begin with the first line
         if f'"{ROOT}/canbao"' in err or f'"{ROOT}/cli/' in err or "runpy" in err:
             said.add(f"after {wait_ms} ms: {err}")
         else:

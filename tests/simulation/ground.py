@@ -88,7 +88,7 @@ async def _provision(dsn: str, secrets: dict[str, str]) -> None:
         for row in await db.fetch(_DEFAULTS, list(SCHEMAS)):
             await db.execute(row[0])
         for role in SCHEMAS:
-            await db.execute(f"alter role {role} set deadlock_timeout = '20ms'")
+            await db.execute(f"alter role {role} set deadlock_timeout = '1h'")
     finally:
         await db.close()
 

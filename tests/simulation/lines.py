@@ -126,7 +126,7 @@ class SimConnection:
         line = Line(self.actor, self._real.get_server_pid(), asyncio.current_task())
         self._schedule.flying[self.actor] = line
         try:
-            result = await do()
+            result = await _or_deadlock(do(), line)
         except asyncpg.PostgresError as error:
             self._schedule.note(f"{self.actor} {label}: {type(error).__name__}")
             raise
@@ -178,6 +178,16 @@ class SimConnection:
     def terminate(self) -> None:
         """The product's word for: I don't need it any more."""
         self.closed = True
+
+
+async def _or_deadlock(statement: Awaitable[Any], line: Line) -> Any:
+    """As the server says it whose own look finds the circle."""
+    try:
+        return await statement
+    except asyncpg.QueryCanceledError as error:
+        if line.in_circle:
+            raise asyncpg.DeadlockDetectedError("deadlock detected") from error
+        raise
 
 
 def _met_by(label: str) -> tuple[str, ...]:

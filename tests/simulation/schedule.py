@@ -2,7 +2,8 @@
 
 An actor is whoever has one thread of work: a lane, a relay, a call, a citizen. Its gate has a label (what it
 is about to do) and the faults that may meet it there. A backend that waits for a lock is stopped by a signal,
-so that being let go on is a choice as well.
+so that being let go on is a choice as well. The server looks for deadlocks by a timer; here it never does
+(a stop in the middle of its look would stop all), and whoever closes a circle is told so at once.
 """
 
 import asyncio
@@ -65,12 +66,14 @@ class Gate:
 
 
 class Line:
-    """A backend at work for somebody. asked: the task whose statement it is."""
+    """A backend at work for somebody. asked: the task whose statement it is. in_circle: it would wait for
+    itself, and was told to give up.
+    """
 
-    __slots__ = ("actor", "asked", "pid")
+    __slots__ = ("actor", "asked", "in_circle", "pid")
 
     def __init__(self, actor: str, pid: int, asked: "asyncio.Task[Any] | None") -> None:
-        self.actor, self.pid, self.asked = actor, pid, asked
+        self.actor, self.pid, self.asked, self.in_circle = actor, pid, asked, False
 
 
 class Schedule:
@@ -172,7 +175,9 @@ class Schedule:
             if line.pid not in rows or self.flying.get(actor) is not line:
                 continue
             if self.waiting and await self._closes_circle(line):
-                await self._end_of(line)            # a real deadlock: its own check finds it
+                line.in_circle = True
+                await self.monitor.execute("select pg_cancel_backend($1)", line.pid)
+                await self._end_of(line)
                 continue
             os.kill(line.pid, signal.SIGSTOP)
             self.waiting[actor] = self.flying.pop(actor)

@@ -121,8 +121,10 @@ class Town:
         async with self.http.post(f"http://{self.doors['wechat']}/simulator/pay", json=wish) as response:
             assert response.status == 200, await response.text()
 
-    async def time_passes(self, span: timedelta) -> None:
-        """The business clock of every service moves forward."""
+    async def time_passes(self, span: timedelta) -> datetime:
+        """The business clock of every service moves forward. Returns the instant that none of them is before
+        now; ours is ahead of them by as long as they took to hear it.
+        """
         to = self.now() + span
         orders = [
             AdvanceClock(request_id=self.request_id(), service=service, operator="story", to=to)
@@ -131,6 +133,7 @@ class Town:
         answers = await asyncio.gather(*map(self.partners["operators"].ask, orders))
         assert all(isinstance(answer, Accepted) for answer in answers), answers
         self.skew += span
+        return to
 
     async def _read(self, consumer: AIOKafkaConsumer) -> None:
         decoders = {
