@@ -155,7 +155,7 @@ class Calls:
                 await self._speak("select 1")     # hands full, and still there
             return 1
         claims = [Claim(*row) for row in await self._speak(_CLAIM, room)]
-        for claim in claims:
+        for claim in sorted(claims):     # their ids begin with their time
             task = asyncio.create_task(self._one(claim))
             self._under_way.add(task)
             task.add_done_callback(self._done)

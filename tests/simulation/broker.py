@@ -33,6 +33,7 @@ class Broker:
         self.schedule, self._millis = schedule, millis
         self.logs: dict[TopicPartition, list[ConsumerRecord]] = {}
         self.committed: dict[tuple[str, TopicPartition], int] = {}
+        self.just_committed: list[tuple[str, TopicPartition, int]] = []     # by whom, since somebody looked
         self.groups: dict[str, Group] = {}
         self.is_up = True
         self.cut_off: set[str] = set()
@@ -178,6 +179,7 @@ class Consumer:
             raise KafkaTimeoutError("simulated")
         for partition, offset in sorted(offsets.items()):
             self._broker.committed[self.group.name, partition] = offset
+            self._broker.just_committed.append((self.group.name, partition, offset))
         if fault == NO_REPLY:
             raise KafkaTimeoutError("simulated")
 

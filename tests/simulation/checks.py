@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from aiokafka import TopicPartition
 
 from services.chassis.provision import SCHEMAS
+from tests.simulation.histories import folded
 
 if TYPE_CHECKING:
     from tests.simulation.city import City
@@ -26,7 +27,7 @@ DOUBTFUL = (
 
 async def final(city: "City") -> list[str]:
     """What is wrong at the end of a healed run."""
-    wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city)]
+    wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city), *folded(city)]
     wrong += await city.truth.wrong(set(SCHEMAS), quiet=True)
     return wrong + await _outbox(city)
 

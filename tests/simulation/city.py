@@ -15,6 +15,7 @@ from tests.simulation import trouble
 from tests.simulation.broker import Broker, Consumer, Group
 from tests.simulation.citizens import Person
 from tests.simulation.clockwork import START, Nature, SimLoop, governed
+from tests.simulation.histories import Histories
 from tests.simulation.lines import Pool, SimConnection
 from tests.simulation.members import Member
 from tests.simulation.outside import Provider, Texts
@@ -33,6 +34,7 @@ class City:
         self.loop, self.pool = loop, pool
         self.nature = Nature(loop, seed)
         self.schedule, self.truth = Schedule(loop, monitor), Truth(monitor)
+        self.histories = Histories(monitor)
         self.broker = Broker(self.schedule, self.nature.millis)
         self.provider = Provider(self.schedule, self.nature.now)
         self.texts = Texts(self.schedule)
@@ -207,6 +209,9 @@ class City:
             await self.truth.look(self.nature.now())
             if touched:
                 self.failures += await self.truth.wrong(touched)
+                self.failures += await self.histories.moved(touched)
+        if self.broker.just_committed:
+            self.failures += await self.histories.passed(self)
 
     # ---- what happens to all
 

@@ -84,7 +84,7 @@ class SimConnection:
         self.service = actor.split(".")[0]
         self.closed = False
         self.leads = ""         # of what it holds the session lock
-        self._ended = False
+        self._ended = self._left_stopped = False
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         rows: list[asyncpg.Record] = await self._pass(sql, lambda: self._real.fetch(sql, *args))
@@ -130,6 +130,9 @@ class SimConnection:
         except asyncpg.PostgresError as error:
             self._schedule.note(f"{self.actor} {label}: {type(error).__name__}")
             raise
+        except asyncio.CancelledError:
+            self._left_stopped = self._schedule.is_stopped(line)
+            raise
         finally:
             self._schedule.landed(line)
         self._schedule.note(f"{self.actor} {label} {digest(result)}")
@@ -150,30 +153,34 @@ class SimConnection:
         raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
 
     async def end(self) -> None:
-        """The backend is free for somebody else. One that waits for a lock is ended in earnest."""
+        """The backend is free for somebody else. One that waits for a lock is ended in earnest, also when
+        nobody waits for its answer any more: it is stopped, and would never give one.
+        """
         self.closed = True
         if self._ended:
             return
         self._ended, self.leads = True, ""
+        pid = self._real.get_server_pid()
         line = self._schedule.waiting.get(self.actor) or self._schedule.granted.get(self.actor)
-        if line is not None and line.pid == self._real.get_server_pid():
-            await self._kill(line)
+        if self._left_stopped or (line is not None and line.pid == pid):
+            await self._kill(pid)
+            if line is not None:
+                self._schedule.landed(line)
             return
-        task = Line(self.actor + "~", self._real.get_server_pid(), None)
+        task = Line(self.actor + "~", pid, None)
         self._schedule.flying[task.actor] = task
         try:
             await self._pool.give(self.service, self._real)
         finally:
             self._schedule.landed(task)
 
-    async def _kill(self, line: Line) -> None:
+    async def _kill(self, pid: int) -> None:
         monitor = self._schedule.monitor
-        await monitor.execute("select pg_terminate_backend($1)", line.pid)
-        os.kill(line.pid, signal.SIGCONT)
-        while await monitor.fetchval("select exists (select from pg_stat_activity where pid = $1)", line.pid):
+        await monitor.execute("select pg_terminate_backend($1)", pid)
+        os.kill(pid, signal.SIGCONT)
+        while await monitor.fetchval("select exists (select from pg_stat_activity where pid = $1)", pid):
             pass
         self._real.terminate()
-        self._schedule.landed(line)
 
     def terminate(self) -> None:
         """The product's word for: I don't need it any more."""

@@ -103,6 +103,9 @@ class Member:
     async def crash(self) -> None:
         """SIGKILL: nothing is said or rolled back by us any more."""
         self.alive = False
+        for _, consumer in self.consumers():            # who gives out partitions now knows that it is gone
+            if consumer in consumer.group.members:      # a frozen one was put out before
+                consumer.group.members.remove(consumer)
         for line in self.lines:
             line.closed = True
         for task in [*self.tasks, *(self.calls._under_way if self.calls else ())]:
@@ -113,9 +116,6 @@ class Member:
         for line in self.lines:
             await line.end()
         await asyncio.gather(*self.tasks, return_exceptions=True)
-        for _, consumer in self.consumers():
-            if consumer in consumer.group.members:      # a frozen one was put out before
-                consumer.group.members.remove(consumer)
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

@@ -9,6 +9,7 @@ from tests.simulation import trouble
 from tests.simulation.checks import final
 from tests.simulation.city import GO, REBALANCE, City
 from tests.simulation.clockwork import START
+from tests.simulation.histories import forget_heard, replayed, standing_rows
 from tests.simulation.schedule import Action, Anchor, Gate
 
 Policy = Callable[[City], Action | None]
@@ -176,6 +177,8 @@ async def play(city: City, policy: Policy) -> list[Action]:
         await heal(city)
     if not city.failures:
         city.failures += await final(city)
+    if not city.failures:
+        await say_all_again(city)
     return chosen
 
 
@@ -188,8 +191,23 @@ async def heal(city: City) -> None:
         cleared.clear()
     if any(kind == trouble.CLOCK for kind, _ in city.schedule.met):
         await city.pass_time(CLOCK_SECONDS)     # what was from the future comes of age
-    end, next_round = city.schedule.steps + HEALING_STEPS, 0
     await city.after(Action("heal", ""))
+    await _until_all_is_done(city)
+
+
+async def say_all_again(city: City) -> None:
+    """Every outbox once more, to those who have heard it and to a console that has not."""
+    before = await standing_rows(city)
+    await forget_heard(city)
+    trouble.order_all(city, trouble.REPUBLISH)
+    await city.after(Action("say all again", ""))
+    await _until_all_is_done(city)
+    if not city.failures:
+        city.failures += replayed(before, await standing_rows(city))
+
+
+async def _until_all_is_done(city: City) -> None:
+    end, next_round = city.schedule.steps + HEALING_STEPS, 0
     while not city.failures:
         if city.schedule.steps >= end:
             city.failures.append(f"I24 work does not end: {unfinished(city)}")

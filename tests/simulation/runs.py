@@ -1,8 +1,13 @@
 """How is a run made, by seed, by deviation, or again from its names? And what is known of it afterwards?"""
 
 import asyncio
+import os
 import random
+import sys
+import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 import asyncpg
@@ -18,6 +23,7 @@ from tests.simulation.play import Anchored, Chance, Policy, play
 from tests.simulation.schedule import Action, Anchor
 
 SEED_STEPS = 350            # of a seed before it is healed
+STUCK_SECONDS = 300.0       # real ones: a run takes two, on a busy machine twenty
 
 
 class Played(Struct):
@@ -97,6 +103,10 @@ class Stage:
         self.loop.limits.clear()
         await self._emptying.empty(self._monitor)
         city = City(self.loop, self._monitor, self._pool, setting.name, setting.plans, setting.members)
+        with _watched(city, setting.name):
+            return await self._play(city, setting, policy)
+
+    async def _play(self, city: City, setting: Setting, policy: Policy) -> Played:
         faults_at: dict[tuple[str, str], tuple[str, ...]] = {}
         if isinstance(policy, Anchored):
             policy.watch(city)
@@ -115,6 +125,28 @@ class Stage:
         return Played(setting.name, city.failures, schedule.steps, schedule.trace, actions,
                       schedule.anchors, schedule.met,
                       schedule.visits, faults_at, lines)
+
+
+@contextmanager
+def _watched(city: City, name: str) -> Iterator[None]:
+    """A run that stands still is told of, and ends this process: nothing else could end it."""
+
+    def stuck() -> None:
+        lines = [f"{name} stands still", *city.schedule.trace[-20:]]
+        for task in asyncio.all_tasks(city.loop):
+            frames = [f"{f.f_code.co_name}:{f.f_lineno}" for f in task.get_stack()]
+            lines.append(f"  {task.get_name()} {task.get_coro()} at {', '.join(frames)}")
+        sys.stderr.write("\n".join(lines) + "\n")
+        sys.stderr.flush()
+        os._exit(3)
+
+    timer = threading.Timer(STUCK_SECONDS, stuck)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def timeline(city: City) -> list[str]:

@@ -204,6 +204,10 @@ class Schedule:
             if where.get(line.actor) is line:
                 del where[line.actor]
 
+    def is_stopped(self, line: Line) -> bool:
+        """Whether its backend stands in the queue for a lock, or is about to leave it."""
+        return any(where.get(line.actor) is line for where in (self.waiting, self.granted))
+
     def busy(self) -> set["asyncio.Task[Any]"]:
         """Tasks whose statement is in the server."""
         lines = [*self.waiting.values(), *self.granted.values(), *self.flying.values()]
