@@ -345,7 +345,7 @@ async def _money(db: asyncpg.Connection, ids: _Ids, steps: list[Step]) -> list[E
         entries.append(
             Entry(
                 at=at,
-                order=millis(entry_id) + leg,
+                order=millis(entry_id),
                 service="payment",
                 kind="ledger",
                 zh="记账",

@@ -19,7 +19,7 @@ from cli.timeline import Timeline, find
 from cli.trace import WIDE, tables
 from contracts.reasons import Reason
 from sandbox.stack import Stack
-from services.chassis.ids import uuid7
+from services.chassis.ids import millis, uuid7
 from services.chassis.refs import Refs
 from tests.cli.healthy import NOON, Year
 from tests.ground import Database
@@ -100,6 +100,17 @@ async def test_what_two_services_say_in_one_millisecond_stands_in_the_order_of_t
     await year.answer(*register, ce_id=ids[1 - first], person_id=year.person)
     found = await told(year, year.person)
     assert [en for _, kind, en in short(found) if kind == "command"] == ["register account", "start payment"]
+
+
+async def test_no_fact_stands_between_the_two_legs_of_an_entry(year: Year) -> None:
+    named = f"{millis(year.entry) + 1:012x}"
+    fact = f"{named[:8]}-{named[8:]}{year.entry[13:]}"
+    await year.db.execute(
+        "update payment.outbox set ce_id = $1::text::uuid where ce_id = $2::text::uuid",
+        fact, year.events["PaymentSettled"],
+    )  # fmt: skip
+    way = [en for service, _, en in short(await told(year, year.person)) if service == "payment"]
+    assert way == ["received", "ledger", "ledger", "payment posted"]
 
 
 @pytest.mark.parametrize("heard", ["just now", "two months ago"])
