@@ -76,7 +76,7 @@ def right_body(type_name: str, partner: Partner, request_id: str, random: Random
 
 # Orders that find nothing to do: none parked so, no halt, a clock that is further, nothing said since.
 _ORDERS: dict[str, dict[str, Any]] = {
-    "any.redrive.v1": {"seqs": [], "reason": "NOBODY_EVER", "dry_run": True},
+    "any.redrive.v1": {"seqs": [], "reason": "TOO_LARGE", "dry_run": True},
     "any.resume.v1": {},
     "any.advance_clock.v1": {"to": "1999-12-31T00:00:00+08:00"},
     "any.republish.v1": {"since": "2199-12-31T00:00:00+08:00"},

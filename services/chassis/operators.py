@@ -86,7 +86,9 @@ class Operators(Lane):
             return {"now": (await self.timers.advance(db, order.to)).isoformat()}
         return await self._redrive(db, order)
 
-    async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any]:
+    async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any] | Refused:
+        if order.reason not in Reason.__members__:
+            return refused(Reason.SCHEMA_INVALID, field="reason", expected="a code of contracts/reasons.py")
         wanted = order.seqs or [row[0] for row in await db.fetch(_OF_REASON, order.reason)]
         there = {row[0] for row in await db.fetch(_THERE, wanted)}
         whys = dict.fromkeys(set(wanted) - there, "no such row")
@@ -97,7 +99,7 @@ class Operators(Lane):
         return {
             "redriven": sorted(there - left),
             "left": len(left),
-            "why": {str(s): w for s, w in told.items()},
+            "why": {str(s): w.rstrip(" :") for s, w in told.items()},   # there may be no more to say
         }
 
 

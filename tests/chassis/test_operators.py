@@ -7,13 +7,16 @@ import pytest
 from msgspec.json import encode
 
 from contracts.answers import Accepted, Rejected
+from contracts.billing import QueryBill
 from contracts.enrollment import EnrollmentSubmitted
+from contracts.message import PersonId
 from contracts.operations import Redrive, Resume
+from contracts.reasons import Reason
 from contracts.topics import OPERATED, TOPICS
 from sandbox.keys import make_keys
 from sandbox.stack import Stack
 from services.chassis import trust
-from services.chassis.arrival import Raw
+from services.chassis.arrival import Raw, Unreadable
 from services.chassis.halt import IN_A_ROW
 from services.chassis.ids import uuid7
 from services.chassis.keys import load_keyring
@@ -83,6 +86,36 @@ async def test_an_operator_hears_why_a_row_stays(database: Database, broker: Sta
             "left": 1,
             "why": {str(seq): "failed again: ZeroDivisionError: a bug", str(seq + 1): "no such row"},
         }
+
+
+async def test_why_a_row_stays_ends_in_no_blank(database: Database, broker: Stack, tmp_path: Path) -> None:
+    async with toy(database) as made, partner("operators", broker, tmp_path) as operators:
+        query = made.arrived(QueryBill(request_id="q-1", person_id=PersonId(uuid7()), insurance_year=2025))
+        await made.run(unreadable=[Unreadable(query.raw, Reason.SIGNATURE_INVALID, "", query.type)])
+        async with running(broker, tmp_path, made.on):
+            answer = await operators.ask(
+                Redrive(
+                    request_id="o-1", service="billing", operator="lin", reason="SIGNATURE_INVALID",
+                    dry_run=False,
+                )
+            )  # fmt: skip
+        ((seq,),) = await made.rows("select seq from parked")
+        assert isinstance(answer, Accepted)
+        assert answer.result["why"] == {str(seq): f"row {seq}: SIGNATURE_INVALID"}
+
+
+async def test_a_reason_that_there_is_not_is_refused(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with (
+        toy(database) as made,
+        partner("operators", broker, tmp_path) as operators,
+        running(broker, tmp_path, made.on),
+    ):
+        order = Redrive(request_id="o-1", service="billing", operator="lin", reason="NONSENSE")
+        answer = await operators.ask(order)
+        assert isinstance(answer, Rejected)
+        assert (answer.refusal.code, answer.refusal.field) == ("SCHEMA_INVALID", "reason")
 
 
 async def test_however_many_orders_failed_a_resume_is_done(
