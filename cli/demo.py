@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: every outcome as planned and every invariant holds. 1: not so. 2: it could not start."""
+    """0: every outcome as planned and every invariant holds. 1: not so. 2: it could not start, or was told
+    to end. 130: Ctrl-C before its end.
+    """
     if not 1 <= args.citizens <= MOST_CITIZENS:
         return _say(f"--citizens {args.citizens}: expected 1 to {MOST_CITIZENS}")
     if not is_sandbox():
@@ -47,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     except (asyncpg.InterfaceError, asyncpg.PostgresError, KafkaException) as trouble:
         return _say(f"a server refuses: {str(trouble).splitlines()[0]}")
     except KeyboardInterrupt:
-        return _say("stopped")
+        return _say("stopped", 130)
     except asyncio.CancelledError:
         return _say("told to end (SIGTERM; ./canbao down and reset do so)")
 
@@ -169,6 +171,6 @@ async def _until_told(screen: "Screen") -> None:
     await stop.wait()
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = 2) -> int:
     sys.stderr.write(f"canbao demo: {text}\n")
-    return 2
+    return code

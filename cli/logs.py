@@ -21,21 +21,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: printed. 2: there is no such log."""
-    if args.lines < 0:
-        say(f"-n {args.lines}: expected 0 lines or more")
+    """0: printed. 1: nothing has run here. 2: there is no such log."""
+    if args.lines < 1:
+        say(f"-n {args.lines}: expected 1 line or more")
         return 2
     logs = {path.stem: path for path in (*STACK_FOLDER.glob("*.log"), *(STACK_FOLDER / "logs").glob("*.log"))}
+    if not logs:
+        say("nothing has run here: ./canbao up starts it")
+        return 1
     if args.name not in logs:
-        say(
-            (f"there is no log of {args.name!r}; " if args.name else "")
-            + (
-                f"there is {', '.join(sorted(logs))}"
-                if logs
-                else "nothing has run here: ./canbao up starts it"
-            )
-        )
-        return 2 if args.name or not logs else 0
+        unknown = f"there is no log of {args.name!r}; " if args.name else ""
+        say(f"{unknown}there is {', '.join(sorted(logs))}")
+        return 2 if args.name else 0
     with logs[args.name].open(errors="replace") as file:
         sys.stdout.writelines(deque(file, maxlen=min(args.lines, sys.maxsize)))
         while args.follow:

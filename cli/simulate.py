@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
     from tests.simulation.report import recall  # noqa: PLC0415 -- as above
     from tests.simulation.runs import Stage  # noqa: PLC0415 -- as above
 
+    if args.seeds < 1:
+        say(f"--seeds {args.seeds}: expected 1 or more")
+        return 2
     if not works_here():
         say(WHY_NOT)
         return 2

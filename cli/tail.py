@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--count",
         type=int,
-        default=0,
         metavar="N",
         help="stop after N printed records; waits until there are so many, unless --no-follow",
     )
@@ -55,8 +54,10 @@ def run(args: argparse.Namespace) -> int:
     wrong = [text for text in args.filter if not text.partition("=")[0] or "=" not in text]
     if wrong:
         return _say(f"--filter {wrong[0]}: expected K=V")
-    if args.count < 0:
-        return _say(f"--count {args.count}: expected 0, for all, or more")
+    if args.count is not None and args.count < 1:
+        return _say(f"--count {args.count}: expected 1 or more")
+    if args.no_follow and args.start == "end":
+        return _say("--no-follow: nothing stands behind the end; add --from beginning")
     start = _start(args.start)
     if start is None:
         return _say(
@@ -123,7 +124,7 @@ class Tally:
     @property
     def full(self) -> bool:
         """As many as were asked for are printed."""
-        return bool(self._at_most) and self._printed >= self._at_most
+        return self._at_most is not None and self._printed >= self._at_most
 
     def take(self, records: Iterable[Any]) -> None:
         """Count each record, print it if it is wanted. BrokenPipeError: nobody reads us any more."""

@@ -28,15 +28,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0: they agree. 1: they differ, or a difference is left that a person must decide. 2: no broker
-    there."""
+    """0: they agree. 1: they differ, a difference is left that a person must decide, or nothing runs. 2: no
+    broker where one was named.
+    """
     from confluent_kafka import KafkaException  # noqa: PLC0415 - imported when needed: --help stays instant
 
     from services.chassis.topics import Broker  # noqa: PLC0415 - as above
 
     address = args.kafka or _address()
     if not address:
-        return _say(f"{NOTHING_RUNS}; or name a broker with --kafka")
+        return _say(f"{NOTHING_RUNS}; or name a broker with --kafka", 1)
     try:
         broker = Broker(address)
         plan = broker.plan()
@@ -87,6 +88,6 @@ def _address() -> str:
         return ""
 
 
-def _say(text: str) -> int:
+def _say(text: str, code: int = 2) -> int:
     sys.stderr.write(f"canbao topics: {text}\n")
-    return 2
+    return code

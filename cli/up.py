@@ -18,7 +18,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    """0: everything answers, also when it did before. 1: it did not come up; the last line says why."""
+    """0: everything answers, also when it did before. 1: it did not come up; the last line says why. 130:
+    Ctrl-C, and what was begun has ended.
+    """
+    try:
+        return _up()
+    except KeyboardInterrupt:
+        sys.stderr.write("canbao up: stopped\n")
+        return 130
+
+
+def _up() -> int:
     from cli.status import show  # noqa: PLC0415 -- imported when needed: --help stays instant
     from sandbox.state import is_up, phase_of  # noqa: PLC0415 -- as above
 

@@ -74,13 +74,14 @@ def one_line(done: "subprocess.CompletedProcess[bytes]", *codes: int) -> None:
         "down --force",
         "status --yaml",
         "reset --yes",
-        "logs ../../etc/passwd",
         "logs -n x",
         "logs -n -5",
         "logs a b",
         "bench",
         "bench x",
         "bench pipeline --rounds 1",
+        "simulate --seeds 0",
+        "simulate --seeds -1",
         "push",
         "push nobody",
         "push 微信",
@@ -107,6 +108,9 @@ def one_line(done: "subprocess.CompletedProcess[bytes]", *codes: int) -> None:
         "tail billing.bills --filter x",
         "tail billing.bills --filter =x",
         "tail billing.bills --count -1",
+        "tail billing.bills --count 0",
+        "tail billing.bills --no-follow",
+        "tail billing.bills --from end --no-follow",
         "tail billing.bills --count many",
         "trace",
         "trace ''",
@@ -148,12 +152,32 @@ def test_input_that_is_no_command_is_one_line(run: Run, stdin: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["tail billing.bills", "trace x", "trace x --follow", "verify", "status", "logs", "topics plan"]
-)
+    "line",
+    [
+        "tail billing.bills", "trace x", "trace x --follow", "verify", "status", "fuzz", "logs",
+        "logs payment", "topics plan", "topics apply",
+    ],
+)  # fmt: skip
 def test_where_nothing_runs_each_verb_says_so(run: Run, line: str) -> None:
     done = run(*shlex.split(line))
-    one_line(done, 1, 2, 3)
+    one_line(done, 3 if line == "status" else 1)
     assert b"./canbao up starts it" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("logs paymnet", b"there is payment"),
+        ("logs ../../etc/passwd", b"there is payment"),
+        ("logs payment -n 0", b"-n 0: expected 1 line or more"),
+    ],
+)
+def test_what_no_log_can_answer_is_wrong_input(run: Run, tmp_path: Path, line: str, said: bytes) -> None:
+    (tmp_path / "data" / "logs").mkdir(parents=True)
+    (tmp_path / "data" / "logs" / "payment.log").touch()
+    done = run(*shlex.split(line))
+    one_line(done, 2)
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("line", ["status", "up", "demo", "reset", "doctor", "verify", "push wechat FILE"])

@@ -49,7 +49,6 @@ def test_help_names_every_verb() -> None:
         ("--nonsense",),
         ("up", "--nonsense"),
         ("logs", "-n", "many"),
-        ("logs", "no such process"),
         ("",),
     ],
 )

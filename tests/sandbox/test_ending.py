@@ -89,6 +89,20 @@ def test_nothing_runs_when_a_running_demo_was_ended_by(verb: str, place: Path) -
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("words", [("up",), ("demo", "--citizens", "1000", "--json")])
+def test_ctrl_c_ends_what_a_verb_has_begun_and_is_exit_code_130(words: tuple[str, ...], place: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background ignores it
+    verb = begin(place, *words)
+    until(lambda: over(place), "the first server", 60)
+
+    verb.send_signal(signal.SIGINT)
+
+    _, said = verb.communicate()
+    assert (verb.returncode, said.splitlines()[-1]) == (130, f"canbao {words[0]}: stopped"), said
+    until(lambda: not over(place), "the end of what it had begun")
+
+
+@pytest.mark.timeout(180)
 def test_of_two_that_start_it_at_once_both_see_it_up_and_who_comes_at_its_end_waits(place: Path) -> None:
     first = begin(place, "up")
     until(lambda: (state := read_state(place)) is not None and state.said, "the first words", 30)
