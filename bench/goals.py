@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Figures = Mapping[str, Any]  # of one measurement
+_DIGITS = range(3, 9)  # as many as tell a figure that falls short from its bound
 
 
 class Goal(NamedTuple):
@@ -32,12 +33,15 @@ class Reached(NamedTuple):
     @property
     def text(self) -> str:
         """A line for people."""
-        goal = self.goal
+        goal, value = self.goal, self.value
         bound = f"{'≥' if goal.at_least else '≤'} {goal.bound:g}{goal.unit}"
-        if self.value is None:
+        if value is None:
             return f"– {goal.what}: not measured, {bound} wanted"
-        short = "" if self.met else f"; {abs(self.value - goal.bound):.3g}{goal.unit} short"
-        return f"{'✓' if self.met else '✗'} {goal.what}: {self.value:.3g}{goal.unit}, {bound} wanted{short}"
+        if self.met:
+            return f"✓ {goal.what}: {value:.3g}{goal.unit}, {bound} wanted"
+        shown = next((text for n in _DIGITS if float(text := f"{value:.{n}g}") != goal.bound), f"{value}")
+        short = f"{abs(value - goal.bound):.3g}{goal.unit} short"
+        return f"✗ {goal.what}: {shown}{goal.unit}, {bound} wanted; {short}"
 
 
 _END_TO_END = ("latency", "levels")

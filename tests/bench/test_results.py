@@ -39,6 +39,12 @@ def test_each_goal_is_told_as_reached_or_short_by_so_much_or_not_measured() -> N
     assert "✗ end to end, p99 at 50 % of the maximum: 400 ms, ≤ 300 ms wanted; 100 ms short" in told
 
 
+def test_a_figure_that_falls_short_is_never_shown_as_its_bound() -> None:
+    told = [each.text for each in goals.reached({"exact": {"wal_ratio": 1.0512}})]
+
+    assert "✗ WAL, ours ÷ raw's: 1.051, ≤ 1.05 wanted; 0.0012 short" in told
+
+
 def test_the_picture_is_sound_and_says_its_numbers() -> None:
     drawn = ElementTree.fromstring(picture.draw(MEASURED))  # noqa: S314 -- ours
     texts = [text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")]
