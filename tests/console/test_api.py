@@ -86,6 +86,25 @@ async def test_a_search_leads_to_the_timeline(database: Database) -> None:
         assert "应缴 due 120.00元" in page
 
 
+async def test_headings_links_and_the_search_box_speak_both_languages(database: Database) -> None:
+    wang = Citizen()
+    async with listening(database) as console:
+        await console.hear(*wang.facts())
+    async with browsing(database.url("console")) as session:
+        for wanted, heading in (
+            (wang.person, "参保人 person"),
+            (wang.obligation, "缴费单 bill"),
+            (wang.order, "订单 order"),
+            (wang.enrollment, "参保登记 enrollment"),
+            (wang.channel_ref, "渠道流水号或请求号 transaction or request"),
+        ):
+            page = (await text_of(session, f"/timeline/{wanted}"))[1]
+            assert f"<h2>{heading} <small>" in page
+            for label in ("登记 enrollment …", "缴费单 bill …", "订单 order …"):
+                assert f">{label}" in page
+            assert 'placeholder="任一编号 any id"' in page  # short: a phone shows it whole
+
+
 async def test_a_version_that_a_bill_does_not_have_is_not_found(database: Database) -> None:
     wang = Citizen()
     async with listening(database) as console:

@@ -12,12 +12,12 @@ from services.console.store import Counts, Timeline
 Answers = Callable[[Request], Awaitable[Response]]
 _PERSON = "enrollment.person_recorded.v1"
 _KINDS = {
-    "person": "参保人",
-    "bill": "缴费单",
-    "order": "订单",
-    "journey": "参保登记",
-    "event": "事件",
-    "transaction": "渠道流水号或请求号",
+    "person": "参保人 person",
+    "bill": "缴费单 bill",
+    "order": "订单 order",
+    "journey": "参保登记 enrollment",
+    "event": "事件 event",
+    "transaction": "渠道流水号或请求号 transaction or request",
 }
 
 
@@ -111,7 +111,7 @@ def _search(wanted: str) -> Html:
         "参保人、登记、缴费单、订单、流水号、请求号或事件编号 · "
         "id of a person, enrollment, bill, order, transaction, request or event"
     )
-    said = f'placeholder="{hint}" aria-label="{hint}"'
+    said = f'placeholder="任一编号 any id" title="{hint}" aria-label="{hint}"'
     box = Html(f'<input name="id" value="{escape(wanted)}" {said} autocomplete="off" required>')
     return tag("form", box, tag("button", "查询 Search"), action="/timeline", method="get", role="search")
 
@@ -185,7 +185,11 @@ def _steps(found: Timeline) -> Html:
 
 
 def _step(step: Step) -> Html:
-    ids = [("登记", step.enrollment_id), ("缴费单", step.obligation_id), ("订单", step.order_id)]
+    ids = [
+        ("登记 enrollment", step.enrollment_id),
+        ("缴费单 bill", step.obligation_id),
+        ("订单 order", step.order_id),
+    ]
     links = [
         tag("a", f"{name} …{value[-6:]}", href=f"/timeline/{value}", title=value, class_="id")
         for name, value in ids
