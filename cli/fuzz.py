@@ -112,5 +112,6 @@ def _text(report: "Report", broken: list[str]) -> str:
         if wrong
         else "no mistake, no process ended, no partition stuck, invariants hold ✓",
         *(f"  {line}" for line in wrong[:_SHOWN]),
+        "verify names what was forged (I12) until ./canbao reset",
     ]
     return "\n".join(lines) + "\n"

@@ -35,6 +35,14 @@ async def test_nothing_is_lost_or_doubled_while_a_city_is_under_fire(folder: Pat
     assert report.payments >= QUICK.citizens * 0.9, report
 
 
+def test_how_far_it_is_is_said_only_when_it_changes() -> None:
+    said: list[str] = []
+    say = torture.only_news(said.append)
+    for line in ("50% of the time", "100% of the time", "100% of the time", "50% of the time"):
+        say(line)
+    assert said == ["50% of the time", "100% of the time", "50% of the time"]
+
+
 def test_every_planted_bug_has_its_passage_and_is_python() -> None:
     for bug in all_bugs().values():
         compile(bug.patched(), bug.file, "exec")

@@ -242,6 +242,7 @@ class Lookout(Screen):
 
 async def _tell(craft: Siegecraft, lookout: Lookout, say: Say) -> None:
     """How far it is, until cancelled."""
+    say = only_news(say)
     while True:
         await asyncio.sleep(10)  # eyes need no more
         done = sum(n for what, n in craft.siege.done.items() if not what.startswith("point "))
@@ -250,6 +251,19 @@ async def _tell(craft: Siegecraft, lookout: Lookout, say: Say) -> None:
             f"{craft.share:4.0%} of the time, {done} faults done, {len(craft.siege.missed)} missed;"
             f" {came} citizens came, {paid} have paid"
         )
+
+
+def only_news(say: Say) -> Say:
+    """Says no line twice in a row."""
+    last = ""
+
+    def tell(line: str) -> None:
+        nonlocal last
+        if line != last:
+            say(line)
+        last = line
+
+    return tell
 
 
 async def _first(living: Awaitable[Any], hurting: "asyncio.Task[None]") -> Any:

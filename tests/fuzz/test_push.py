@@ -49,6 +49,13 @@ async def test_two_thousand_broken_messages_end_stop_and_mislead_nobody(running:
     assert report["citizens"], "no citizen came through"
 
 
+async def test_who_has_fuzzed_is_told_what_verify_will_name(running: Running) -> None:
+    said = canbao(running.ours, "fuzz", "--payloads", "100", "--seed", "2")
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert "✗ I12 " in canbao(running.ours, "verify").stdout
+    assert said.stdout.splitlines()[-1] == "verify names what was forged (I12) until ./canbao reset"
+
+
 def mistaken(payload: Payload) -> Payload:
     """With something else than what must become of it."""
     due = payload.due
