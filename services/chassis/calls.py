@@ -107,18 +107,13 @@ class Calls:
 
     async def run(self, db: asyncpg.Connection) -> None:
         """Until cancelled or an error; the caller opens a new connection and starts again."""
-        service = self.engine.service
-        while not await db.fetchval(  # noqa: ASYNC110 -- a lock in the database raises no event
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{service}-calls"
-        ):
+        while not await self.leads(db):  # noqa: ASYNC110 -- a lock in the database raises no event
             await asyncio.sleep(0.25)
         # Rows live for a second, so that the planner never knows this table. A bitmap visits what is gone
         # again and again; the index, read in its order, forgets them at the first visit.
         await db.execute("set enable_bitmapscan = off; set enable_seqscan = off")
-        self._db = db
         try:
-            # attempts > 0 says that it may be out
-            await self._speak("update call set state = 'NEW' where state = 'CLAIMED'")
+            await self.take_over(db)
             while True:
                 self.engine.calls_changed.clear()
                 if not await self._claim():
@@ -126,6 +121,18 @@ class Calls:
         finally:
             for task in self._under_way:
                 task.cancel()
+
+    async def leads(self, db: asyncpg.Connection) -> bool:
+        """Whether the lock is ours now, on this session."""
+        ours: bool = await db.fetchval(
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.engine.service}-calls"
+        )
+        return ours
+
+    async def take_over(self, db: asyncpg.Connection) -> None:
+        """What the leader before us had in hand is due again; attempts > 0 says that it may be out."""
+        self._db = db
+        await self._speak("update call set state = 'NEW' where state = 'CLAIMED'")
 
     async def _speak(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         """A statement on the leader's session: from its begin on the session lives IDLE_SECONDS at least."""

@@ -107,11 +107,8 @@ class Relay:
 
     async def run(self, connection: asyncpg.Connection) -> None:
         """Relay until cancelled or an error; the caller opens a new connection and starts again."""
-        while not await connection.fetchval(  # noqa: ASYNC110 -- a lock in the database raises no event
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
-        ):
+        while not await self.leads(connection):  # noqa: ASYNC110 -- a lock in the database raises no event
             await asyncio.sleep(0.25)
-        self.memory.leading = True
         while True:
             self.memory.fresh.clear()
             began = time.monotonic()
@@ -120,6 +117,14 @@ class Relay:
                 await asyncio.sleep(rest(began, count))
             else:
                 await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
+
+    async def leads(self, connection: asyncpg.Connection) -> bool:
+        """Whether the lock is ours now, on this session."""
+        ours: bool = await connection.fetchval(
+            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
+        )
+        self.memory.leading = ours
+        return ours
 
     async def turn(self, connection: asyncpg.Connection) -> int:
         """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""

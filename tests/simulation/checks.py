@@ -4,30 +4,23 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from aiokafka import TopicPartition
+from msgspec.json import encode
 
+from contracts.answers import Rejected, says_again
 from services.chassis.provision import SCHEMAS
+from tests.simulation.citizens import is_conflict
 from tests.simulation.histories import folded
 
 if TYPE_CHECKING:
     from tests.simulation.city import City
 
-DOUBTFUL = (
-    "silent, done",
-    "crash",
-    "freeze",
-    "zombie",
-    "time",
-    "no database",
-    "cut",
-    "lost",
-    "locked",
-    "full",
-)
+DOUBTFUL = ("freeze", "zombie", "time", "no database", "cut", "lost")
 
 
 async def final(city: "City") -> list[str]:
     """What is wrong at the end of a healed run."""
-    wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city), *folded(city)]
+    wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city), *folded(city),
+             *_answers(city)]
     wrong += await city.truth.wrong(set(SCHEMAS), quiet=True)
     return wrong + await _outbox(city)
 
@@ -86,6 +79,19 @@ def _texts(city: "City") -> list[str]:
     if any(fault in DOUBTFUL for fault, _ in city.schedule.met):
         return []
     return [f"I18 {what} went out {count} times" for what, count in city.texts.accepted.items() if count > 1]
+
+
+def _answers(city: "City") -> list[str]:
+    """E1, E6: who asks the same again hears the same; who uses the number for something else is refused."""
+    wrong = []
+    for request_id, answers in city.broker.answers.items():
+        refused = [a.refusal.code for a in answers if isinstance(a, Rejected)]
+        final = {encode(a) for a in answers if not says_again(a) and not is_conflict(a)}
+        if len(final) > 1:
+            wrong.append(f"E1 {request_id} was answered in {len(final)} ways: {min(final)!r}")
+        if request_id in city.reworded and final and "IDEMPOTENCY_CONFLICT" not in refused:
+            wrong.append(f"E6 {request_id} came with other words, and nobody minded")
+    return wrong
 
 
 async def _outbox(city: "City") -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from aiokafka import ConsumerRecord
 from msgspec import Struct
 from msgspec.json import decode, encode
+from msgspec.structs import replace
 
 from contracts.answers import Accepted, Rejected, says_again
 from contracts.enrollment import Identity, RegisterAccount, ReviewDecision, SubmitEnrollment
@@ -25,13 +26,22 @@ if TYPE_CHECKING:
     from tests.simulation.city import City
 
 TWICE = "twice"         # said two times
+OTHERWISE = "otherwise"     # said again in other words, under the same number
 NEVER = "never"         # a callback that does not come
 ONLINE, COUNTER, BOTH, WAIVED, UNPAID = "online", "counter", "both", "waived", "unpaid"
 PLANS = (ONLINE, COUNTER, BOTH, WAIVED, ONLINE, UNPAID)
 PATIENCE = 20
 EAGER = 3               # so often a command is said again as soon as anything is heard
 Answer = Accepted | Rejected
+_REWORDED: dict[type[Struct], dict[str, str]] = {
+    SubmitEnrollment: {"submitted_by": "family"}, ReviewDecision: {"officer": "officer-8"},
+}
 _FACTS = {c.message.__name__: c.type for c in CONTRACTS.values()}
+
+
+def is_conflict(answer: Answer) -> bool:
+    """Whether it says that the number was used for something else."""
+    return isinstance(answer, Rejected) and answer.refusal.code == "IDEMPOTENCY_CONFLICT"
 
 
 def signed(city: "City", code: str, command: Struct, *, value: bytes | None = None) -> Letter:
@@ -171,14 +181,19 @@ class Person:
         said, broker = command(request_id), self.city.broker
         kind, heard = type(said).__name__, 0
         for attempt in itertools.count():
-            fault = await self.city.schedule.gate(self.name, f"says {kind}", (TWICE,))
+            faults = (TWICE, OTHERWISE) if type(said) in _REWORDED else (TWICE,)
+            fault = await self.city.schedule.gate(self.name, f"says {kind}", faults)
             for _ in range(2 if fault == TWICE else 1):
                 broker.append(PARTNERS[code].topic, None, signed(self.city, code, said))
+            if fault == OTHERWISE:
+                other = replace(said, **_REWORDED[type(said)])
+                broker.append(PARTNERS[code].topic, None, signed(self.city, code, other))
+                self.city.reworded.add(request_id)
             await self._hears(request_id, heard)
             answers = broker.answers.get(request_id, [])
             if len(answers) > heard:
                 heard = len(answers)
-                last = answers[-1]
+                last = next((a for a in reversed(answers) if not is_conflict(a)), answers[-1])
                 self.city.schedule.note(
                     f"{self.name} hears {last.refusal.code if isinstance(last, Rejected) else 'yes'}")
                 if not says_again(last):

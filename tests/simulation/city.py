@@ -23,6 +23,7 @@ from tests.simulation.schedule import Action, Anchor, Gate, Schedule, member_of
 from tests.simulation.truth import Truth
 
 GO, RESUME, REBALANCE, TICK, THAW = "go", "resume", "rebalance", "tick", "thaw"
+Handled = tuple[str, str, object]       # service, type, id
 BUG = "bug"         # a handler fails on a message, whenever it comes, until somebody mends it
 
 
@@ -49,6 +50,8 @@ class City:
         self.nudges = 0                         # how often everybody was told to lose patience
         self.failures: list[str] = []
         self.touched: set[str] = set()
+        self.handled: set[Handled] = set()      # what a committed transaction has handled, by service
+        self.reworded: set[str] = set()         # requests that came with other words, too
         self._joining: set[str] = set()         # groups that are being given out
         self._dirty: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -74,8 +77,13 @@ class City:
         self.failures.append(f"{name} died at {place}: {error!r}"[:600])
 
     def heard(self, line: SimConnection) -> None:
-        """Something was committed."""
+        """Something was committed. What was handled in it must never be handled again."""
         self.touched.add(line.service)
+        for name in line.handled:
+            if name in self.handled:
+                self.failures.append(f"I13 handled twice: {name}")
+            self.handled.add(name)
+        line.handled.clear()
 
     def spawn(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Somebody outside begins something."""
@@ -110,7 +118,11 @@ class City:
 
     def _fallible(self, subscription: Subscription, handler: Any) -> Any:
         async def handle(messages: list[Any], tx: Any) -> None:
-            known = [(tx.service, subscription.type, _known(tx.arrival(each))) for each in messages]
+            arrivals = [tx.arrival(each) for each in messages]
+            known = [(tx.service, subscription.type, _known(arrival)) for arrival in arrivals]
+            refs = [ref for arrival in arrivals for ref in set(arrival.refs)]
+            if len(refs) != len(set(refs)):
+                self.failures.append(f"waves: {tx.service} handles two of one ref together: {known}")
             where = f"{tx._connection.actor}.handler"
             fault = await self.schedule.gate(where, subscription.type, (BUG,))
             if fault == BUG:
@@ -118,6 +130,10 @@ class City:
             if not self.bugs.isdisjoint(known) or (tx.service, subscription.type) in self.bugs:
                 raise RuntimeError("a bug")
             await handler(messages, tx)
+            tx._connection.handled += [
+                name for name, message, arrival in zip(known, messages, arrivals, strict=True)
+                if id(message) not in tx.waiting and (arrival.event_id or arrival.job_id or arrival.call_id)
+            ]
 
         return handle
 
@@ -210,8 +226,10 @@ class City:
             if touched:
                 self.failures += await self.truth.wrong(touched)
                 self.failures += await self.histories.moved(touched)
-        if self.broker.just_committed:
-            self.failures += await self.histories.passed(self)
+            self.failures += await self.histories.passed(self, touched)
+        elif self.broker.just_committed:
+            self.failures += await self.histories.passed(self, ())
+        self.failures += [f"locks: {actor} closed a circle" for actor in self.schedule.circles]
 
     # ---- what happens to all
 

@@ -139,6 +139,7 @@ class Nature:
             time=lambda: self.millis() / 1000,
             time_ns=lambda: self.millis() * 1_000_000,
             monotonic=lambda: 1000.0 + self.loop.now,
+            monotonic_ns=lambda: round((1000.0 + self.loop.now) * 1_000_000_000),
             clock_gettime=lambda _: 1000.0 + self.loop.now,
             thread_time=real_time.thread_time,
         )

@@ -74,38 +74,46 @@ def reachable(moves: Mapping[Any, Any]) -> set[tuple[str, str]]:
 _MOVES = {table: reachable(moves) for tables in _STATES.values() for table, _, moves in tables}
 
 
-_DONE = 'select "offset" from {}.progress where lane = $1 and topic = $2 and partition = $3'
+_DONE = 'select lane, topic, partition, "offset" from {}.progress'
 _KEPT = """
 select id from unnest($1::uuid[], $4::bigint[]) it(id, place)
 where not exists (select from {0}.inbox where ce_id = id)
-  and not exists (select from {0}.parked where topic = $2 and partition = $3 and "offset" = place)"""
+  and not exists (select from {0}.parked where event_id = id
+      or (topic = $2 and partition = $3 and "offset" = place))"""
 
 
 class Histories:
-    """How every row has moved since the run began, and up to where each group's offsets were believed."""
+    """How every row has moved since the run began, and how far each lane was."""
 
     def __init__(self, monitor: asyncpg.Connection) -> None:
         self._monitor = monitor
         self.rows: Rows = {}
-        self._passed: dict[tuple[str, TopicPartition], int] = {}
+        self._done: dict[tuple[str, str, TopicPartition], int] = {}     # by service and lane
 
-    async def passed(self, city: "City") -> list[str]:
-        """I15: what has committed more than is done since the last look."""
-        wrong, fresh = [], city.broker.just_committed
-        city.broker.just_committed = []
-        for group, partition, offset in fresh:
+    async def passed(self, city: "City", touched: Iterable[str]) -> list[str]:
+        """I15: what counts as done and is not, and what is committed and does not count as done."""
+        wrong: list[str] = []
+        for service in sorted(touched):
+            for lane, *place, done in await self._monitor.fetch(_DONE.format(service)):
+                partition = TopicPartition(*place)
+                log = city.broker.logs.get(partition, [])
+                fresh = log[self._done.get((service, lane, partition), -1) + 1:done + 1]
+                self._done[service, lane, partition] = done
+                facts = {id: record.offset for record in fresh if (id := _fact_of(record, service, lane))}
+                if facts:
+                    wrong += await self._lost(service, partition, facts)
+        committed, city.broker.just_committed = city.broker.just_committed, []
+        for group, partition, offset in committed:
             service, _, lane = group.partition("-")
-            done = await self._monitor.fetchval(_DONE.format(service), lane, *partition)
-            where = f"{group} {partition.topic}/{partition.partition}"
-            if offset > (-1 if done is None else done) + 1:
-                wrong.append(f"I15 {where}: {offset} is committed, and {done} was the last that is done")
-            log = city.broker.logs.get(partition, [])[self._passed.get((group, partition), 0):offset]
-            facts = {ce_id: record.offset for record in log if (ce_id := _fact_of(record, service, lane))}
-            self._passed[group, partition] = offset
-            lost = await self._monitor.fetch(
-                _KEPT.format(service), [*facts], *partition, [*facts.values()]) if facts else []
-            wrong += [f"I15 {where}: {row[0]} is passed and nowhere" for row in lost]
+            done = self._done.get((service, lane, partition), -1)
+            if offset > done + 1:
+                wrong.append(f"I15 {group} {partition.topic}/{partition.partition}: {offset} is committed,"
+                             f" and {done} was the last that is done")
         return wrong
+
+    async def _lost(self, service: str, partition: TopicPartition, facts: dict[str, int]) -> list[str]:
+        rows = await self._monitor.fetch(_KEPT.format(service), [*facts], *partition, [*facts.values()])
+        return [f"I15 {service} has passed {row[0]} in {partition.topic}, and it is nowhere" for row in rows]
 
     async def moved(self, services: Iterable[str]) -> list[str]:
         """I9: what has moved as no table of states allows, or is gone, since the last look."""
@@ -172,6 +180,7 @@ async def forget_heard(city: "City") -> None:
     """The console has never heard of anything."""
     for table in (*_PROJECTION, "inbox"):
         await city.schedule.monitor.execute(f"delete from console.{table}")
+    city.handled = {name for name in city.handled if name[0] != "console"}
 
 
 def replayed(before: dict[str, set[str]], after: dict[str, set[str]]) -> list[str]:

@@ -84,6 +84,7 @@ class SimConnection:
         self.service = actor.split(".")[0]
         self.closed = False
         self.leads = ""         # of what it holds the session lock
+        self.handled: list[tuple[str, str, object]] = []     # in the transaction that is open
         self._ended = self._left_stopped = False
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
@@ -136,6 +137,8 @@ class SimConnection:
         finally:
             self._schedule.landed(line)
         self._schedule.note(f"{self.actor} {label} {digest(result)}")
+        if label in ("begin", "rollback"):
+            self.handled.clear()
         if label == "commit" or not self._real.is_in_transaction():
             self._hear(self)
         if fault == LOST:

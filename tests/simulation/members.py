@@ -199,20 +199,19 @@ class Member:
             except EXPECTED as error:
                 self.city.schedule.note(f"{actor}: {type(error).__name__}")
 
-    async def _lead(self, db: SimConnection, what: str) -> None:
+    async def _lead(self, db: SimConnection, who: Relay | Calls, what: str) -> None:
         """Until the lock on the session is ours."""
         truth, name = self.city.truth, f"{self.service}-{what}"
         while True:
             await self.city.schedule.gate(db.actor, "lead", (), lambda: truth.is_free(name))
-            if await db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", name):
+            if await who.leads(db):
                 db.leads = name
                 truth.leaders[name] = db
                 return
 
     async def _relay(self, db: SimConnection) -> None:
-        await self._lead(db, "relay")
         relay = Relay(self.service, self.memory, Producer(self.city.broker, db.actor))
-        self.memory.leading = True
+        await self._lead(db, relay, "relay")
         ready = self.city.truth.unsent
         while True:
             await self.city.schedule.gate(
@@ -239,10 +238,9 @@ class Member:
 
     async def _calls(self, db: SimConnection) -> None:
         assert self.calls is not None
-        await self._lead(db, "calls")
-        self.calls._db = db
+        await self._lead(db, self.calls, "calls")
         try:
-            await self.calls._speak("update call set state = 'NEW' where state = 'CLAIMED'")
+            await self.calls.take_over(db)
             while True:
                 await self.city.schedule.gate(db.actor, "claim", (),
                                               lambda: self.city.truth.has_calls(self.service))

@@ -73,6 +73,7 @@ AT_GATES = (
     "silent, done",
     "no",
     "twice",
+    "otherwise",
     "never",
     "bug",
 )
