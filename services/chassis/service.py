@@ -324,10 +324,17 @@ def _parks_for(service: str, lane: str, lanes: Mapping[str, list[str]]) -> froze
 
 
 def _shell_log() -> logging.Logger:
-    """FastStream's own words: two lines a batch at INFO, so only its warnings."""
+    """FastStream's own words: two lines a batch at INFO, so only its warnings; but for one, said at each
+    start, that topics are not made by themselves: `topics apply` makes them.
+    """
     logger = logging.getLogger("kafka_shell")
     logger.setLevel(logging.WARNING)
+    logger.addFilter(_is_news)
     return logger
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Auto create topics is disabled")
 
 
 def _security(kafka: Kafka) -> BaseSecurity | None:

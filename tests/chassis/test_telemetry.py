@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from contracts.billing import QueryBill
 from services.chassis import telemetry
 from services.chassis.ids import uuid7
+from services.chassis.service import _shell_log
 from services.chassis.settings import Telemetry
 from services.chassis.telemetry import batch_span, call_span, is_sampled
 from tests.chassis.toys import toy
@@ -179,6 +180,16 @@ def test_none_means_none_and_all_means_all(sample: float, sampled: bool, journey
     telemetry.configure("billing", Telemetry(sample=sample))
 
     assert is_sampled(journey) is sampled
+
+
+def test_of_the_shells_words_its_warnings_are_kept_but_for_one_that_is_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    shell = _shell_log()
+    shell.info("received")
+    shell.warning("Auto create topics is disabled. Make sure the topics exist.")
+    shell.warning("the group is gone")
+    assert caplog.messages == ["the group is gone"]
 
 
 def test_a_log_line_is_json_without_personal_data(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
