@@ -102,9 +102,7 @@ def verify(work: Batch, record: ConsumerRecord) -> None:
         raise SystemExit("a signature does not match")
 
 
-_REQUEST = """insert into request(partner, request_id, command, digest, answer, key)
-    select $1, u.* from unnest($2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::text[]) u
-    on conflict do nothing"""
+_REQUEST = ("partner", "request_id", "command", "digest", "answer", "key")
 
 
 async def answer(
@@ -117,14 +115,12 @@ async def answer(
 ) -> None:
     """Remember each request with its answer, and say it."""
     kind = contract_of(commands[0]).type
-    ids, digests, bodies = [], [], []
+    rows = []
     for record, command, result in zip(records, commands, results):
         body = encode(
             Accepted(request_id=command.request_id, command=kind, answered_at=work.now, result=result)
         )
-        ids.append(command.request_id)
-        digests.append(work.keys.request_digest(record.value))
-        bodies.append(body)
+        digest = work.keys.request_digest(record.value)
+        rows.append((partner, command.request_id, kind, digest, body, command.person_id))
         work.say(record.partition, topic, ACCEPTED, 1, command.person_id, command.request_id, body)
-    people = [command.person_id for command in commands]
-    await work.exactly(len(ids), _REQUEST, partner, ids, [kind] * len(ids), digests, bodies, people)
+    await work.copy("request", _REQUEST, rows)

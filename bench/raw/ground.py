@@ -37,9 +37,9 @@ create table {s}.unsent (
     batch_id bigint primary key default nextval('{s}.batch_seq'), at timestamptz not null default now()
 ) with (fillfactor = 50);
 create table {s}.outbox (
-    batch_id bigint not null, n int not null, part smallint not null, topic smallint not null,
-    type smallint not null, seq int not null, key uuid not null, ce_id uuid not null, subject text not null,
-    ce_time timestamptz not null, payload bytea, at timestamptz not null default now()
+    batch_id bigint not null, ce_time timestamptz not null, at timestamptz not null default now(),
+    n int not null, seq int not null, part smallint not null, topic smallint not null,
+    type smallint not null, key uuid not null, ce_id uuid not null, subject text not null, payload bytea
 );
 create index on {s}.outbox (batch_id);
 """

@@ -110,21 +110,22 @@ _DDL = (
         at timestamptz not null default now()
     ) partition by range (ce_id)""",
     "create sequence {s}.batch_seq as bigint cache 1",
-    # Insert-only. `at` equals the transaction's row in unsent, so the relay's join touches one partition.
+    # Insert-only. `at` equals the transaction's row in unsent, so the relay's join touches one partition. The
+    # columns of fixed width stand first, widest first: padding between them would be written to the WAL, too.
     """create table {s}.outbox (
         batch_id bigint not null,
+        ce_time timestamptz not null,
+        at timestamptz not null default now(),
         n int not null,
+        seq int not null,
         part smallint not null,
+        ce_id uuid not null,
+        journey uuid,
         topic text not null,
         type text not null,
-        seq int not null,
         key text not null,
-        ce_id uuid not null,
         subject text not null,
-        ce_time timestamptz not null,
-        journey uuid,
-        payload bytea,
-        at timestamptz not null default now()
+        payload bytea
     ) partition by range (at)""",
     "create index outbox_batch on {s}.outbox (batch_id)",
     """create table {s}.unsent (

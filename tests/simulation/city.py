@@ -123,6 +123,7 @@ class City:
             refs = [ref for arrival in arrivals for ref in set(arrival.refs)]
             if len(refs) != len(set(refs)):
                 self.failures.append(f"waves: {tx.service} handles two of one ref together: {known}")
+            self._alone(tx._connection, set(refs))
             where = f"{tx._connection.actor}.handler"
             fault = await self.schedule.gate(where, subscription.type, (BUG,))
             if fault == BUG:
@@ -136,6 +137,14 @@ class City:
             ]
 
         return handle
+
+    def _alone(self, line: SimConnection, refs: set[int]) -> None:
+        """Nobody else may have one of these in an open transaction."""
+        line.refs |= refs
+        for member in self.members.values():
+            for other in member.lines:
+                if other.service == line.service and other is not line and other.refs & line.refs:
+                    self.failures.append(f"locks: {line.actor} and {other.actor} have one ref at a time")
 
     async def begin(self) -> None:
         """Everybody is there, and nobody has moved."""
@@ -229,7 +238,7 @@ class City:
             self.failures += await self.histories.passed(self, touched)
         elif self.broker.just_committed:
             self.failures += await self.histories.passed(self, ())
-        self.failures += [f"locks: {actor} closed a circle" for actor in self.schedule.circles]
+        self.failures += self.schedule.wrong
 
     # ---- what happens to all
 

@@ -5,7 +5,7 @@ import hashlib
 import os
 import re
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -85,17 +85,18 @@ class SimConnection:
         self.closed = False
         self.leads = ""         # of what it holds the session lock
         self.handled: list[tuple[str, str, object]] = []     # in the transaction that is open
+        self.refs: set[int] = set()                         # as well
         self._ended = self._left_stopped = False
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
-        rows: list[asyncpg.Record] = await self._pass(sql, lambda: self._real.fetch(sql, *args))
+        rows: list[asyncpg.Record] = await self._pass(sql, lambda: self._real.fetch(sql, *args), args)
         return rows
 
     async def fetchrow(self, sql: str, *args: Any) -> Any:
-        return await self._pass(sql, lambda: self._real.fetchrow(sql, *args))
+        return await self._pass(sql, lambda: self._real.fetchrow(sql, *args), args)
 
     async def fetchval(self, sql: str, *args: Any) -> Any:
-        return await self._pass(sql, lambda: self._real.fetchval(sql, *args))
+        return await self._pass(sql, lambda: self._real.fetchval(sql, *args), args)
 
     async def execute(self, sql: str, *args: Any) -> str:
         tag: str = await self._pass(sql, lambda: self._real.execute(sql, *args))
@@ -114,9 +115,11 @@ class SimConnection:
     def is_in_transaction(self) -> bool:
         return not self.closed and bool(self._real.is_in_transaction())
 
-    async def _pass(self, sql: str, do: Callable[[], Awaitable[Any]]) -> Any:
+    async def _pass(self, sql: str, do: Callable[[], Awaitable[Any]], args: Sequence[Any] = ()) -> Any:
         self._must_stand()
         label = label_of(sql)
+        if label == "lock" and list(args[0]) != sorted(args[0]):
+            self._schedule.wrong.append(f"locks: {self.actor} takes them in no order")
         faults = (CUT,) if label == "rollback" else (CUT, LOST) if label == "commit" else _met_by(label)
         fault = await self._schedule.gate(self.actor, label, faults)
         self._must_stand()
@@ -137,13 +140,19 @@ class SimConnection:
         finally:
             self._schedule.landed(line)
         self._schedule.note(f"{self.actor} {label} {digest(result)}")
-        if label in ("begin", "rollback"):
-            self.handled.clear()
-        if label == "commit" or not self._real.is_in_transaction():
-            self._hear(self)
+        self._done(label)
         if fault == LOST:
             await self.sever()
         return result
+
+    def _done(self, label: str) -> None:
+        """What the transaction has in hand begins and ends with it; what was committed is heard of."""
+        if label in ("begin", "rollback"):
+            self.handled.clear()
+        if label in ("commit", "rollback"):
+            self.refs.clear()
+        if label == "commit" or not self._real.is_in_transaction():
+            self._hear(self)
 
     def _must_stand(self) -> None:
         if self.closed:
@@ -160,6 +169,7 @@ class SimConnection:
         nobody waits for its answer any more: it is stopped, and would never give one.
         """
         self.closed = True
+        self.refs.clear()
         if self._ended:
             return
         self._ended, self.leads = True, ""

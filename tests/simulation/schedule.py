@@ -91,7 +91,7 @@ class Schedule:
         self.visits: Counter[tuple[str, str]] = Counter()
         self.met: Counter[tuple[str, str]] = Counter()      # (fault, label)
         self.anchors: list[Anchor] = []
-        self.circles: list[str] = []            # who would have waited for itself
+        self.wrong: list[str] = []              # what was seen on the way
         self.on_gate: Callable[[Gate, int], object] = lambda gate, nth: None
 
     # ---- actors stop
@@ -177,7 +177,7 @@ class Schedule:
                 continue
             if self.waiting and await self._closes_circle(line):
                 line.in_circle = True
-                self.circles.append(line.actor)
+                self.note(f"{line.actor} would wait for itself")
                 await self.monitor.execute("select pg_cancel_backend($1)", line.pid)
                 await self._end_of(line)
                 continue
