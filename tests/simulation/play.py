@@ -127,7 +127,7 @@ class Chance:
               if fault in self.kinds]
         every = [kind for kind in TO_ALL if kind in self.kinds]
         if at and self._draw.random() < 0.6:
-            kind = self._draw.choice(sorted({action.kind for action in at}))    # a rare one as often as others
+            kind = self._draw.choice(sorted({action.kind for action in at}))    # rare ones as often as others
             return self._draw.choice([action for action in at if action.kind == kind])
         kind = self._draw.choice(every)
         to = self._whom(city, kind)
