@@ -8,7 +8,7 @@ from msgspec.json import encode
 
 from contracts.answers import Rejected, says_again
 from services.chassis.provision import SCHEMAS
-from tests.simulation.citizens import is_conflict
+from tests.simulation.citizens import FALSE, is_conflict
 from tests.simulation.histories import folded
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ def _answers(city: "City") -> list[str]:
     wrong = []
     for request_id, answers in city.broker.answers.items():
         refused = [a.refusal.code for a in answers if isinstance(a, Rejected)]
+        if request_id.startswith(FALSE):
+            wrong.append(f"E6 {request_id} was forged, and answered: {answers[0]}")
         final = {encode(a) for a in answers if not says_again(a) and not is_conflict(a)}
         if len(final) > 1:
             wrong.append(f"E1 {request_id} was answered in {len(final)} ways: {min(final)!r}")

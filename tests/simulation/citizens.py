@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 TWICE = "twice"         # said two times
 OTHERWISE = "otherwise"     # said again in other words, under the same number
+FORGED, FALSE = "forged", "F"       # somebody changes a copy of it on the way; how its number begins
+MISPAID = "mispaid"     # one fen too little comes first, and then the money that was asked for
 NEVER = "never"         # a callback that does not come
 ONLINE, COUNTER, BOTH, WAIVED, UNPAID = "online", "counter", "both", "waived", "unpaid"
 PLANS = (ONLINE, COUNTER, BOTH, WAIVED, ONLINE, UNPAID)
@@ -57,6 +59,13 @@ def signed(city: "City", code: str, command: Struct, *, value: bytes | None = No
     signature = trust.sign(keyring(code), topic=partner.topic, key=key, headers=headers, value=body,
                            money=contract.money)
     return Letter(key, body, [*headers.items(), *signature])
+
+
+def _less(told: ProviderPaid) -> ProviderPaid:
+    """Another transaction for the same order, one fen short."""
+    fen = told.amount_fen - 1
+    return replace(told, notice_id=f"{told.notice_id}-less", transaction_id=f"{told.transaction_id}-less",
+                   amount_fen=fen, payer_fen=fen)
 
 
 class Person:
@@ -140,14 +149,14 @@ class Person:
     async def _call_back(self, told: ProviderPaid) -> None:
         """The provider says it until somebody has heard it."""
         schedule = self.city.schedule
-        fault = await schedule.gate(f"provider.{self.name}", "callback", (NEVER, TWICE))
-        times = {NEVER: 0, TWICE: 2}.get(fault, 1)
-        while times:
+        fault = await schedule.gate(f"provider.{self.name}", "callback", (NEVER, TWICE, MISPAID))
+        tells = {NEVER: [], TWICE: [told, told], MISPAID: [_less(told), told]}.get(fault, [told])
+        while tells:
             member = self.city.door_of("payment")
             if member is not None:
                 try:
-                    await member.door.tell(told)
-                    times -= 1
+                    await member.door.tell(tells[0])
+                    tells = tells[1:]
                 except Busy:
                     pass
             await schedule.gate(f"provider.{self.name}", "callback again", (),
@@ -181,10 +190,12 @@ class Person:
         said, broker = command(request_id), self.city.broker
         kind, heard = type(said).__name__, 0
         for attempt in itertools.count():
-            faults = (TWICE, OTHERWISE) if type(said) in _REWORDED else (TWICE,)
+            faults = (TWICE, FORGED, OTHERWISE) if type(said) in _REWORDED else (TWICE, FORGED)
             fault = await self.city.schedule.gate(self.name, f"says {kind}", faults)
             for _ in range(2 if fault == TWICE else 1):
                 broker.append(PARTNERS[code].topic, None, signed(self.city, code, said))
+            if fault == FORGED:
+                broker.append(PARTNERS[code].topic, None, self._forged(code, said, request_id))
             if fault == OTHERWISE:
                 other = replace(said, **_REWORDED[type(said)])
                 broker.append(PARTNERS[code].topic, None, signed(self.city, code, other))
@@ -200,6 +211,13 @@ class Person:
                     return last
             await self._waits(len(broker.order) if attempt < EAGER else None)
         raise AssertionError("for ever")
+
+    def _forged(self, code: str, said: Struct, request_id: str) -> Letter:
+        """What was signed, and one letter of it was changed on the way."""
+        letter = signed(self.city, code, replace(said, request_id=f"f{request_id}"))
+        assert letter.value is not None
+        changed = letter.value.replace(f'"f{request_id}"'.encode(), f'"{FALSE}{request_id}"'.encode())
+        return Letter(letter.key, changed, letter.headers)
 
     async def _hears(self, request_id: str, heard: int) -> None:
         """Until there are more answers than those, or somebody nudges."""

@@ -74,6 +74,8 @@ AT_GATES = (
     "no",
     "twice",
     "otherwise",
+    "forged",
+    "mispaid",
     "never",
     "bug",
 )

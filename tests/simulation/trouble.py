@@ -43,8 +43,8 @@ CATALOGUE = {
     "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
     "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
-    "otherwise": "E6", "bug": "E9", CRASH: "A1", FREEZE: "A4", ZOMBIE: "A4", "rebalance": "B6",
-    EARLIEST: "B8", SKIP: "B9",
+    "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
+    ZOMBIE: "A4", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
