@@ -155,6 +155,26 @@ async def test_nothing_is_handled_before_the_offsets_could_be_compared(
         assert refusals == []
 
 
+async def test_what_a_batch_left_open_when_its_time_was_up_takes_no_progress_along(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        await say(producer, approved())
+        async with running(broker, tmp_path, made.on) as run:
+            await until(lambda: bills(made, 1), 30)
+            (lane,) = (lane for lane in run.lanes if lane.name == "money")
+            partition = TopicPartition(ENROLLMENTS, 3)
+            async with lane.lock:
+                assert lane.db is not None
+                await lane.db.execute("begin")
+                with pytest.raises(asyncpg.PostgresError):
+                    await lane.db.execute("select 1 / 0")
+                lane.skipped = {partition: 41}
+                await lane._pass_skipped()
+                await lane.db.execute("begin; update progress set \"offset\" = 0")
+            assert (await lane._progress())[ENROLLMENTS, 3] == 40
+
+
 async def test_foreign_garbage_between_facts_costs_none_of_them(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
