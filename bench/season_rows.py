@@ -120,7 +120,9 @@ def outbox(service: str) -> str:
         if said.service == service
     )
     return (
-        f"insert into {service}.outbox select n / 100 * 100 + what, n % 100, part, topic, type, 1,"  # noqa: S608 - ours
+        f"insert into {service}.outbox(batch_id, n, part, topic, type, seq, key, ce_id, subject, ce_time,"  # noqa: S608 - ours
+        " journey, payload, at)"
+        " select n / 100 * 100 + what, n % 100, part, topic, type, 1,"
         " person::text, season.id(what, n, ms), subject, at, nullif(way, '')::uuid,"
         " convert_to(format(body, person, enrollment, obligation, order_id, journey, channel_ref,"
         " season.id(what, n, ms), n), 'UTF8'), at from season.citizen,"

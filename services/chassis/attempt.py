@@ -230,6 +230,12 @@ async def _save_later(tx: Transaction) -> None:
         )
 
 
+async def end_left_open(db: asyncpg.Connection) -> None:
+    """A batch whose time was up may have left its transaction open; nothing else belongs in there."""
+    if db.is_in_transaction():
+        await db.execute("rollback")
+
+
 async def save_progress(tx: Transaction | asyncpg.Connection, lane: str, positions: Positions) -> None:
     """The last offset that is done, in the transaction that did it: the truth that the broker's offsets
     follow.

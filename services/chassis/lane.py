@@ -21,7 +21,7 @@ from faststream.kafka.message import KafkaAckableMessage
 
 from services.chassis import health, metrics
 from services.chassis.arrival import Arrival, Unreadable
-from services.chassis.attempt import Positions, save_progress
+from services.chassis.attempt import Positions, end_left_open, save_progress
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, is_broken
 from services.chassis.halt import Halted
@@ -201,7 +201,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self.lock:
             if self.db is None:
                 await self.open()
-            await self._end_what_was_cut_short()
+            await end_left_open(self.db)  # type: ignore[arg-type]
             select = 'select topic, partition, "offset" from progress where lane = $1'
             rows = await self.db.fetch(select, self.name)  # type: ignore[union-attr]
         return {(row[0], row[1]): row[2] for row in rows}
@@ -345,17 +345,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """
         skipped = dict(self.skipped)
         if skipped and self.db is not None and not self.db.is_closed():
-            await self._end_what_was_cut_short()
+            await end_left_open(self.db)
             await save_progress(
                 self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()}
             )
             self.pending |= skipped
             self.skipped.clear()
-
-    async def _end_what_was_cut_short(self) -> None:
-        """A batch whose time was up may have left its transaction open; nothing else belongs into that one."""
-        if self.db is not None and self.db.is_in_transaction():
-            await self.db.execute("rollback")
 
     async def flush(self) -> None:
         """Commit the offsets of what is done and still ours. A failure needs no repair: the next flush

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import ConsumerRecord
@@ -20,6 +21,7 @@ from services.chassis.ids import uuid7
 from services.payment.rules import ProviderPaid
 from tests.people import AGENCY, REGION, YEAR, Citizen
 from tests.simulation.broker import Letter
+from tests.simulation.clockwork import START
 from tests.world import keyring
 
 if TYPE_CHECKING:
@@ -165,7 +167,7 @@ class Person:
     async def _pay_counter(self, bill: Any) -> None:
         ref = f"bank-{self.name}"
         card = Identity(name=self.who.name, id_number=self.who.id_number)
-        paid_at = self.city.nature.now()
+        paid_at = START - timedelta(hours=2)        # the past, whatever clock is wrong
         await self._until_accepted("bank", lambda request_id: ReportPayment(
             request_id=request_id, person_id=self.person_id, obligation_id=bill.obligation_id,
             insurance_year=YEAR, amount_fen=bill.due_fen, channel_ref=ref, paid_at=paid_at, method="CASH",

@@ -86,7 +86,7 @@ class SimConnection:
         self.leads = ""         # of what it holds the session lock
         self.handled: list[tuple[str, str, object]] = []     # in the transaction that is open
         self.refs: set[int] = set()                         # as well
-        self._ended = self._left_stopped = False
+        self._ended = False
 
     async def fetch(self, sql: str, *args: Any) -> list[asyncpg.Record]:
         rows: list[asyncpg.Record] = await self._pass(sql, lambda: self._real.fetch(sql, *args), args)
@@ -135,7 +135,8 @@ class SimConnection:
             self._schedule.note(f"{self.actor} {label}: {type(error).__name__}")
             raise
         except asyncio.CancelledError:
-            self._left_stopped = self._schedule.is_stopped(line)
+            if self._schedule.is_stopped(line):
+                os.kill(line.pid, signal.SIGCONT)       # or it would never hear that it is cancelled
             raise
         finally:
             self._schedule.landed(line)
@@ -165,9 +166,7 @@ class SimConnection:
         raise asyncpg.ConnectionDoesNotExistError("connection was closed in the middle of operation")
 
     async def end(self) -> None:
-        """The backend is free for somebody else. One that waits for a lock is ended in earnest, also when
-        nobody waits for its answer any more: it is stopped, and would never give one.
-        """
+        """The backend is free for somebody else. One that waits for a lock is ended in earnest."""
         self.closed = True
         self.refs.clear()
         if self._ended:
@@ -175,10 +174,9 @@ class SimConnection:
         self._ended, self.leads = True, ""
         pid = self._real.get_server_pid()
         line = self._schedule.waiting.get(self.actor) or self._schedule.granted.get(self.actor)
-        if self._left_stopped or (line is not None and line.pid == pid):
+        if line is not None and line.pid == pid:
             await self._kill(pid)
-            if line is not None:
-                self._schedule.landed(line)
+            self._schedule.landed(line)
             return
         task = Line(self.actor + "~", pid, None)
         self._schedule.flying[task.actor] = task

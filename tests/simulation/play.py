@@ -84,6 +84,7 @@ TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, REBALANCE, trouble.EARL
           trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH)
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
+OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
 LEAST_KINDS = 5         # of faults strike in a seed
 ALWAYS = (trouble.CRASH, trouble.TIME, trouble.REDRIVE, trouble.GARBAGE, trouble.EARLIEST)
 SECONDS = ("1", "6", "40", "1900")
@@ -114,7 +115,16 @@ class Chance:
         going = city.enabled()
         if not going:
             return self._pending.pop(0) if self._pending else Action(trouble.TIME, self._draw.choice(SECONDS))
-        return self._draw.choice(going)
+        return self._perhaps_ill(city, self._draw.choice(going))
+
+    def _perhaps_ill(self, city: City, action: Action) -> Action:
+        """People and providers are at few gates, so that what may happen there needs a chance of its own."""
+        gate = city.schedule.gates.get(action.actor) if action.kind == GO else None
+        if gate is None or not ("." not in gate.actor or "provider." in gate.actor or ".call." in gate.actor):
+            return action
+        faults = [fault for fault in gate.faults if fault in self.kinds]
+        ill = faults and self._draw.random() < OUTSIDE_SHARE
+        return Action(self._draw.choice(faults), action.actor) if ill else action
 
     def _one_more(self, city: City) -> Action | None:
         """What can always happen, while too few kinds have."""

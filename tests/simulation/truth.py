@@ -93,7 +93,7 @@ class Truth:
                 instants.append(work.next_call)
             if work.awaits_since is not None:
                 instants.append(max(work.awaits_since + timedelta(seconds=AWAITS_SECONDS + 1),
-                                    self.now + timedelta(seconds=6)))
+                                    self.now + timedelta(seconds=60)))
         return min((at for at in instants if self.now < at < until), default=None)
 
     async def wrong(self, services: set[str], *, quiet: bool = False) -> list[str]:
