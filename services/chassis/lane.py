@@ -201,7 +201,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         async with self.lock:
             if self.db is None:
                 await self.open()
-            await end_left_open(self.db)  # type: ignore[arg-type]
+            await end_left_open(self.db)
             select = 'select topic, partition, "offset" from progress where lane = $1'
             rows = await self.db.fetch(select, self.name)  # type: ignore[union-attr]
         return {(row[0], row[1]): row[2] for row in rows}
