@@ -157,6 +157,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
             self.compared.clear()
+            if self.db is not None and not self.db.is_closed():
+                await end_left_open(self.db)    # its locks would keep others from coming to their end
             await self._pass_skipped()
             await self.flush()
             self.pending.clear()

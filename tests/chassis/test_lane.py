@@ -175,6 +175,25 @@ async def test_what_a_batch_left_open_when_its_time_was_up_takes_no_progress_alo
             assert (await lane._progress())[ENROLLMENTS, 3] == 40
 
 
+async def test_what_a_batch_left_open_lets_go_of_its_locks_when_the_partitions_are_given_away(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    """Another member may wait for them, and the group for that member."""
+    async with toy(database) as made, producing(broker) as producer:
+        await say(producer, approved())
+        async with running(broker, tmp_path, made.on) as run:
+            await until(lambda: bills(made, 1), 30)
+            (lane,) = (lane for lane in run.lanes if lane.name == "money")
+            async with lane.lock:
+                assert lane.db is not None
+                await lane.db.execute("begin")
+                await lane.db.execute("select pg_advisory_xact_lock(7)")
+            await lane.on_partitions_revoked(set())
+            async with database.connect() as other:
+                assert await other.fetchval("select pg_try_advisory_lock(7)")
+            lane.compared.set()
+
+
 async def test_foreign_garbage_between_facts_costs_none_of_them(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
