@@ -188,6 +188,11 @@ class Consumer:
         known = self._broker.committed
         self.positions = {p: known.get((self.group.name, p), 0) for p in sorted(self.owned)}
 
+    def again(self) -> None:
+        """From what is committed, once more; never past its place: only an assignment may do that."""
+        known = self._broker.committed
+        self.positions = {p: min(at, known.get((self.group.name, p), 0)) for p, at in self.positions.items()}
+
     def has_records(self) -> bool:
         """Whether a fetch would bring some."""
         if not self._broker.reachable(self.service) or self.generation != self.group.generation:

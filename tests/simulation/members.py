@@ -165,7 +165,7 @@ class Member:
                 f"{lane.dsn}.fetch", "fetch", (AGAIN,), consumer.has_records
             )
             if fault == AGAIN:
-                consumer.start()
+                consumer.again()
             if records := consumer.take(1000 if self.city.healing else FETCH):
                 await lane.handle(records)
                 await self._look(lane)

@@ -22,7 +22,7 @@ from tests.simulation.lines import Pool
 from tests.simulation.play import Anchored, Chance, Policy, play
 from tests.simulation.schedule import Action, Anchor
 
-SEED_STEPS = 350            # of a seed before it is healed
+SEED_STEPS = 600            # of a seed before it is healed
 STUCK_SECONDS = 300.0       # real ones: a run takes two, on a busy machine twenty
 
 

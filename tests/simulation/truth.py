@@ -19,7 +19,7 @@ select '{s}', (select count(*) from {s}.unsent), (select min(run_at) from {s}.jo
        (select min(next_at) from {s}.call where state = 'NEW'), (select count(*) from {s}.call),
        (select min(at) from {s}.parked where state = 'AWAITS'),
        (select count(*) from {s}.parked
-        where state in ('PARKED', 'BEHIND') or reason = 'ID_FROM_FUTURE'),
+        where state in ('PARKED', 'BEHIND') or reason = 'ID_FROM_FUTURE' and key <> 'nobody'),
        (select count(*) from {s}.halt), (select skew from {s}.clock)"""
 
 
