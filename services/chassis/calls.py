@@ -16,7 +16,7 @@ from contracts.reasons import Reason
 from services.chassis import metrics
 from services.chassis.arrival import Raw, Unreadable
 from services.chassis.batch import Engine
-from services.chassis.database import IDLE_SECONDS
+from services.chassis.database import IDLE_SECONDS, holds
 from services.chassis.door import Busy, Door
 from services.chassis.polling import news
 from services.chassis.telemetry import call_span, log
@@ -124,10 +124,7 @@ class Calls:
 
     async def leads(self, db: asyncpg.Connection) -> bool:
         """Whether the lock is ours now, on this session."""
-        ours: bool = await db.fetchval(
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.engine.service}-calls"
-        )
-        return ours
+        return await holds(db, f"{self.engine.service}-calls")
 
     async def take_over(self, db: asyncpg.Connection) -> None:
         """What the leader before us had in hand is due again; attempts > 0 says that it may be out."""

@@ -72,6 +72,11 @@ async def check(db: asyncpg.Connection) -> None:
         )
 
 
+async def holds(db: asyncpg.Connection, name: str) -> bool:
+    """Whether this session has the name now: one session at a time, until it ends."""
+    return bool(await db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", name))
+
+
 def is_broken(error: BaseException) -> bool:
     """Whether the connection itself is gone."""
     if isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError):

@@ -23,7 +23,7 @@ from services.chassis import health, metrics
 from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.attempt import Positions, end_left_open, save_progress
 from services.chassis.batch import Engine, is_ours_to_stop
-from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, is_broken
+from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, holds, is_broken
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
@@ -116,9 +116,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.db = await connect(self.dsn, f"{self.group}-{os.getpid()}", guarded=bool(self.member))
         await check(self.db)
         waited = False
-        while self.member and not await self.db.fetchval(
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", self.member
-        ):
+        while self.member and not await holds(self.db, self.member):
             if not waited:
                 log.warning("member_name_taken", member=self.member)
                 waited = True
@@ -157,8 +155,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
             self.compared.clear()
-            if self.db is not None and not self.db.is_closed():
-                await end_left_open(self.db)    # its locks would keep others from coming to their end
             await self._pass_skipped()
             await self.flush()
             self.pending.clear()
@@ -345,9 +341,10 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Offsets of foreign records enter the database before the broker hears of them, so that a gap is
         always a gap.
         """
-        skipped = dict(self.skipped)
-        if skipped and self.db is not None and not self.db.is_closed():
-            await end_left_open(self.db)
+        if self.db is None or self.db.is_closed():
+            return
+        await end_left_open(self.db)    # its locks would keep others from coming to their end
+        if skipped := dict(self.skipped):
             await save_progress(
                 self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()}
             )

@@ -12,7 +12,7 @@ import asyncpg
 from aiokafka import AIOKafkaProducer
 
 from services.chassis import metrics
-from services.chassis.database import IDLE_SECONDS
+from services.chassis.database import IDLE_SECONDS, holds
 from services.chassis.outbox import Said
 from services.chassis.polling import news, rest
 from services.chassis.telemetry import is_sampled, span_of
@@ -120,11 +120,8 @@ class Relay:
 
     async def leads(self, connection: asyncpg.Connection) -> bool:
         """Whether the lock is ours now, on this session."""
-        ours: bool = await connection.fetchval(
-            "select pg_try_advisory_lock(hashtextextended($1, 0))", f"{self.service}-relay"
-        )
-        self.memory.leading = ours
-        return ours
+        self.memory.leading = await holds(connection, f"{self.service}-relay")
+        return self.memory.leading
 
     async def turn(self, connection: asyncpg.Connection) -> int:
         """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
@@ -155,43 +157,45 @@ async def test_nothing_is_handled_before_the_offsets_could_be_compared(
         assert refusals == []
 
 
+@asynccontextmanager
+async def at_rest(database: Database, broker: Stack, folder: Path) -> AsyncIterator[Lane]:
+    """The money lane of a service that has done its only fact."""
+    async with toy(database) as made, producing(broker) as producer:
+        await say(producer, approved())
+        async with running(broker, folder, made.on) as run:
+            await until(lambda: bills(made, 1), 30)
+            (lane,) = (lane for lane in run.lanes if lane.name == "money")
+            yield lane
+
+
 async def test_what_a_batch_left_open_when_its_time_was_up_takes_no_progress_along(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
-    async with toy(database) as made, producing(broker) as producer:
-        await say(producer, approved())
-        async with running(broker, tmp_path, made.on) as run:
-            await until(lambda: bills(made, 1), 30)
-            (lane,) = (lane for lane in run.lanes if lane.name == "money")
-            partition = TopicPartition(ENROLLMENTS, 3)
-            async with lane.lock:
-                assert lane.db is not None
-                await lane.db.execute("begin")
-                with pytest.raises(asyncpg.PostgresError):
-                    await lane.db.execute("select 1 / 0")
-                lane.skipped = {partition: 41}
-                await lane._pass_skipped()
-                await lane.db.execute("begin; update progress set \"offset\" = 0")
-            assert (await lane._progress())[ENROLLMENTS, 3] == 40
+    async with at_rest(database, broker, tmp_path) as lane:
+        async with lane.lock:
+            assert lane.db is not None
+            await lane.db.execute("begin")
+            with pytest.raises(asyncpg.PostgresError):
+                await lane.db.execute("select 1 / 0")
+            lane.skipped = {TopicPartition(ENROLLMENTS, 3): 41}
+            await lane._pass_skipped()
+            await lane.db.execute("begin; update progress set \"offset\" = 0")
+        assert (await lane._progress())[ENROLLMENTS, 3] == 40
 
 
 async def test_what_a_batch_left_open_lets_go_of_its_locks_when_the_partitions_are_given_away(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
     """Another member may wait for them, and the group for that member."""
-    async with toy(database) as made, producing(broker) as producer:
-        await say(producer, approved())
-        async with running(broker, tmp_path, made.on) as run:
-            await until(lambda: bills(made, 1), 30)
-            (lane,) = (lane for lane in run.lanes if lane.name == "money")
-            async with lane.lock:
-                assert lane.db is not None
-                await lane.db.execute("begin")
-                await lane.db.execute("select pg_advisory_xact_lock(7)")
-            await lane.on_partitions_revoked(set())
-            async with database.connect() as other:
-                assert await other.fetchval("select pg_try_advisory_lock(7)")
-            lane.compared.set()
+    async with at_rest(database, broker, tmp_path) as lane:
+        async with lane.lock:
+            assert lane.db is not None
+            await lane.db.execute("begin")
+            await lane.db.execute("select pg_advisory_xact_lock(7)")
+        await lane.on_partitions_revoked(set())
+        async with database.connect() as other:
+            assert await other.fetchval("select pg_try_advisory_lock(7)")
+        lane.compared.set()
 
 
 async def test_foreign_garbage_between_facts_costs_none_of_them(

@@ -229,15 +229,13 @@ class City:
         await self.schedule.settle()
         self.schedule.note(f"= {action}")
         self.schedule.steps += 1
-        if self.touched or self.nature.now() != self.truth.now:
-            touched, self.touched = self.touched, set()
+        touched, self.touched = self.touched, set()
+        if touched or self.nature.now() != self.truth.now:
             await self.truth.look(self.nature.now())
-            if touched:
-                self.failures += await self.truth.wrong(touched)
-                self.failures += await self.histories.moved(touched)
-            self.failures += await self.histories.passed(self, touched)
-        elif self.broker.just_committed:
-            self.failures += await self.histories.passed(self, ())
+        if touched:
+            self.failures += await self.truth.wrong(touched)
+            self.failures += await self.histories.moved(touched)
+        self.failures += await self.histories.passed(self, touched)
         self.failures += self.schedule.wrong
 
     # ---- what happens to all

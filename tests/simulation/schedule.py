@@ -9,9 +9,8 @@ so that being let go on is a choice as well. The server looks for deadlocks by a
 import asyncio
 import os
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import asyncpg
@@ -19,8 +18,6 @@ from typing_extensions import override
 
 from tests.simulation.clockwork import SimLoop
 
-# A stop that hit a backend on its way out of the lock queue would never end: who is under way may go on.
-_STUCK_SECONDS = 2.0
 LOOKS = 3           # turns of the loop between two looks for somebody who waits for a lock
 _WAITS = "select pid from pg_locks where not granted and pid = any($1::int[])"
 _CIRCLE = "select pg_blocking_pids($1)"
@@ -151,15 +148,12 @@ class Schedule:
 
     async def settle(self) -> None:
         """Until nobody moves. Who waits for a lock is stopped; whose lock came is known then."""
-        turns, since = 0, time.monotonic()
+        turns = 0
         while True:
             await self.loop.turn(wait=bool(self.flying))
             if not self.flying and self.loop.is_quiet():
                 break
             turns += 1
-            if time.monotonic() - since > _STUCK_SECONDS:
-                since = time.monotonic()
-                self._wake(self.flying.values())
             if self.flying and turns % LOOKS == 0:
                 await self._stop_waiters()
         if self.waiting:
@@ -221,10 +215,7 @@ class Schedule:
 
     def wake_servers(self) -> None:
         """No backend may stay stopped: whoever shares the server would wait for it."""
-        self._wake([*self.waiting.values(), *self.granted.values()])
-
-    def _wake(self, lines: Iterable[Line]) -> None:
-        for line in lines:
+        for line in [*self.waiting.values(), *self.granted.values()]:
             try:
                 os.kill(line.pid, signal.SIGCONT)
             except ProcessLookupError:
