@@ -149,6 +149,7 @@ class Consumer:
         self.positions: dict[TopicPartition, int] = {}
         self.generation = -1
         self.ready = False          # the comparison after an assignment is through
+        self.has_left = False       # for good
 
     def assignment(self) -> set[TopicPartition]:
         """What it believes to own."""
@@ -187,6 +188,12 @@ class Consumer:
         """From what is committed."""
         known = self._broker.committed
         self.positions = {p: known.get((self.group.name, p), 0) for p in sorted(self.owned)}
+
+    def leave(self) -> None:
+        """The group hears goodbye; nothing is taken from this one any more."""
+        self.has_left, self.ready, self.generation = True, False, -1
+        if self in self.group.members:
+            self.group.members.remove(self)
 
     def again(self) -> None:
         """From what is committed, once more; never past its place: only an assignment may do that."""

@@ -157,7 +157,7 @@ class Person:
             member = self.city.door_of("payment")
             if member is not None:
                 try:
-                    await member.door.tell(tells[0])
+                    await member.tell(tells[0])
                     tells = tells[1:]
                 except Busy:
                     pass

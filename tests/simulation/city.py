@@ -23,6 +23,7 @@ from tests.simulation.schedule import Action, Anchor, Gate, Schedule, member_of
 from tests.simulation.truth import Truth
 
 GO, RESUME, REBALANCE, TICK, THAW = "go", "resume", "rebalance", "tick", "thaw"
+HEIR = "heir"       # who was told to stop has stopped, and another process begins under its name
 Handled = tuple[str, str, object]       # service, type, id
 BUG = "bug"         # a handler fails on a message, whenever it comes, until somebody mends it
 
@@ -66,7 +67,8 @@ class City:
     def door_of(self, service: str) -> Member | None:
         """One of its members that answers, each in turn."""
         frozen = self.schedule.is_frozen
-        alive = [m for m in self.members.values() if m.service == service and not frozen(m.name)]
+        alive = [m for m in self.members.values()
+                 if m.service == service and not m.stopped and not frozen(m.name)]
         self._turn += 1
         return alive[self._turn % len(alive)] if alive else None
 
@@ -176,8 +178,11 @@ class City:
 
     def enabled(self) -> list[Action]:
         """What goes on without anybody's ill will, what has waited longest first."""
-        found = [Action(REBALANCE, name) for name in sorted(self._dirty - self._joining)]
+        found = [Action(REBALANCE, name) for name in sorted(self._dirty - self._joining)
+                 if self.broker.groups[name].members]
         found += [Action(RESUME, actor) for actor in self.schedule.resumable()]
+        found += [Action(HEIR, m.name) for m in self.members.values()
+                  if m.stopped and not self.schedule.is_frozen(m.name)]
         found += [Action(GO, gate.actor) for gate in self.schedule.open_gates()]
         if not found and self.loop.sleepers():
             found.append(Action(TICK, ""))
@@ -193,7 +198,7 @@ class City:
             done = await trouble.happen(self, kind, actor)
             self.schedule.met[kind, _sort(actor)] += done
             self.schedule.anchors += [Anchor(kind, actor, "", step)] * done
-        elif kind in (RESUME, REBALANCE, TICK, THAW):
+        elif kind in (RESUME, REBALANCE, HEIR, TICK, THAW):
             done = await self._go_on(kind, actor)
         else:
             gate = self._gate(actor)
@@ -210,6 +215,8 @@ class City:
         elif kind == REBALANCE and self.broker.groups[actor].members and actor not in self._joining:
             self.schedule.met[kind, "all"] += actor not in self._dirty
             self._rebalance(actor)
+        elif kind == HEIR and self.members[actor].stopped:
+            await self.crash(actor)
         elif kind == TICK and (sleepers := self.loop.sleepers()):
             await self.pass_time(max(0.0, sleepers[0] - self.loop.now) + 0.001)
         elif kind == THAW:
@@ -260,13 +267,13 @@ class City:
         for name in sorted(self.schedule.frozen):
             member = self.members.get(name)
             for lane, consumer in member.consumers() if member else ():
-                if consumer not in consumer.group.members:
+                if consumer not in consumer.group.members and not consumer.has_left:
                     consumer.group.members.append(consumer)
                     self._dirty.add(lane.group)
         self.schedule.thaw()
 
     async def crash(self, name: str) -> None:
-        """A process is killed and started again."""
+        """A process ends, whatever it was at, and another one begins under its name."""
         old = self.members[name]
         self.schedule.frozen = {a: at for a, at in self.schedule.frozen.items()
                                 if a != name and not a.startswith(f"{name}.")}

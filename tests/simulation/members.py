@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from aiokafka.errors import KafkaError
+from msgspec import Struct
 
 from contracts.topics import TOPICS
 from services.chassis.batch import Engine
@@ -68,7 +69,9 @@ class Member:
         self.calls = Calls(self.engine, gateways, self.door) if gateways else None
         self.lines: list[SimConnection] = []
         self.tasks: list[asyncio.Task[Any]] = []
-        self.alive = True
+        self.alive, self.stopping, self.stopped = True, False, False
+        self.knocking = 0       # callers at the door
+
 
     def _gateways(self) -> dict[type, Any]:
         if self.service == "payment":
@@ -116,6 +119,43 @@ class Member:
         for line in self.lines:
             await line.end()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    def is_told_to_stop(self) -> bool:
+        """False: it was told before."""
+        if self.stopping:
+            return False
+        self.stopping = True
+        self._begin(self._stop())
+        return True
+
+    async def _stop(self) -> None:
+        """SIGTERM, as `Running.stop` goes about it; what is left then is to end the process. Nothing that is
+        done may be read again by the heir, unless somebody was told so.
+        """
+        began = len(self.city.schedule.trace)
+        await asyncio.gather(*(lane.last_flush() for lane in self.lanes))
+        for lane, consumer in self.consumers():
+            self.city.failures += self._left(lane, self.city.schedule.trace[began:])
+            consumer.leave()
+            self.city.unsettle({lane.group})
+        await self.city.schedule.gate(f"{self.name}.door", "closes", (), lambda: self.knocking == 0)
+        self.stopped = True
+
+    def _left(self, lane: Lane, trace: list[str]) -> list[str]:
+        """A3: what a lane that stopped has done, and kept to itself."""
+        told = any(f"group={lane.group}" in line and ("_failed" in line or "not_committed" in line)
+                   for line in trace)
+        able = lane.db is not None and not lane.db.is_closed()
+        kept = {*lane.pending, *lane.skipped} & lane.sub.consumer.owned
+        return [f"A3 {lane.dsn} stopped, and kept offsets to itself"] if kept and able and not told else []
+
+    async def tell(self, message: Struct) -> None:
+        """A provider knocks at the door. Raises Busy."""
+        self.knocking += 1
+        try:
+            await self.door.tell(message)
+        finally:
+            self.knocking -= 1
 
     def _begin(self, work: Awaitable[None]) -> None:
         task = asyncio.ensure_future(work)

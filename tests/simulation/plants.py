@@ -83,6 +83,14 @@ def offsets_first(patch: Patch) -> None:
     patch.setattr(Lane, "_compare", unwatched)
 
 
+def stops_untold(patch: Patch) -> None:
+    """A lane that is told to stop takes nothing more, and keeps the offsets of what it has done to itself."""
+    async def stop(lane: Lane) -> None:
+        lane.stopping = True
+
+    patch.setattr(Lane, "last_flush", stop)
+
+
 PLANTS: tuple[Callable[[Patch], None], ...] = (
-    inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first,
+    inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold,
 )  # fmt: skip

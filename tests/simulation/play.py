@@ -79,8 +79,8 @@ AT_GATES = (
     "never",
     "bug",
 )
-TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, REBALANCE, trouble.EARLIEST, trouble.SKIP,
-          trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.DUPLICATE, trouble.GARBAGE,
+TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST,
+          trouble.SKIP, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.DUPLICATE, trouble.GARBAGE,
           trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH)
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
@@ -151,7 +151,7 @@ class Chance:
         choice = self._draw.choice
         if kind == trouble.FREEZE and self._draw.random() < 0.7:
             return choice(sorted(city.schedule.gates))
-        if kind in (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE):
+        if kind in (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP):
             return choice(sorted(city.members))
         if kind in (REBALANCE, trouble.EARLIEST, trouble.SKIP):
             return choice(sorted(city.broker.groups))

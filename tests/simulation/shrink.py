@@ -9,7 +9,7 @@ from tests.simulation.play import Anchored, Script
 from tests.simulation.runs import Played, Setting, Stage
 from tests.simulation.schedule import Action, Anchor
 
-HARMLESS = frozenset({"go", "resume", "rebalance", "tick", "thaw"})
+HARMLESS = frozenset({"go", "resume", "rebalance", "heir", "tick", "thaw"})
 
 
 def shrink(stage: Stage, setting: Setting, failed: Played, seconds: float = 60.0) -> Played:

@@ -33,6 +33,7 @@ def _places(clean: Played) -> Iterator[Anchor]:
                 crashed.add((road, label))
                 yield Anchor(trouble.CRASH, actor, label, nth)
                 yield Anchor(trouble.ZOMBIE, actor, label, nth)
+                yield Anchor(trouble.STOP, actor, label, nth)
 
 
 def sweep(stage: Stage, share: int = 1) -> Iterator[tuple[str, Played]]:

@@ -22,7 +22,7 @@ from tests.world import keyring
 if TYPE_CHECKING:
     from tests.simulation.city import City
 
-CRASH, FREEZE, ZOMBIE = "crash", "freeze", "zombie"
+CRASH, FREEZE, ZOMBIE, STOP = "crash", "freeze", "zombie", "stop"
 EARLIEST, SKIP = "earliest", "skip"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE = "no database", "database"
@@ -44,20 +44,20 @@ CATALOGUE = {
     "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
-    ZOMBIE: "A4", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
+    ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
-    CRASH, FREEZE, ZOMBIE, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE, DUPLICATE,
-    GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+    CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE,
+    DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
 })  # fmt: skip
 
 
 async def happen(city: "City", kind: str, to: str) -> bool:
     """It happens. False: it cannot, as things are."""
-    if kind in (CRASH, FREEZE, ZOMBIE):
+    if kind in (CRASH, FREEZE, ZOMBIE, STOP):
         return await _to_member(city, kind, to)
     if kind in (EARLIEST, SKIP):
         return _to_group(city, kind, to)
@@ -78,6 +78,8 @@ async def _to_member(city: "City", kind: str, to: str) -> bool:
             return False
         await city.crash(member.name)
         return True
+    if kind == STOP:
+        return member is not None and member.is_told_to_stop()
     if kind == ZOMBIE and member is not None:       # its groups do not wait for it
         to = member.name
         city.unsettle({lane.group for lane in member.lanes})
