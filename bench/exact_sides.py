@@ -14,14 +14,14 @@ from msgspec import Struct
 
 from bench import raw_loop
 from bench.clients import Record, send
-from contracts.topics import SERVICES
+from contracts.topics import PARTITIONS, SERVICES
 from sandbox.stack import Stack
 from services.chassis.arrival import Arrival
-from services.chassis.attempt import Positions
 from services.chassis.batch import Engine
 from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.keys import load_keyring
+from services.chassis.progress import Place, Positions, Step, read_progress
 from services.chassis.relay import Memory, Relay
 from services.chassis.settings import Kafka
 from services.chassis.subscriptions import LANES
@@ -140,7 +140,7 @@ class Engines:
     def __init__(self, mail: Mail) -> None:
         self._mail, self.connections = mail, list[asyncpg.Connection]()
         self._engines: dict[str, tuple[Engine, Relay, asyncpg.Connection]] = {}
-        self._readers: dict[tuple[str, str], tuple[Reader, list[str]]] = {}
+        self._readers: dict[tuple[str, str], tuple[Reader, list[str], dict[Place, int]]] = {}
 
     async def open(self, stack: Stack, keys: Path, port: int, exits: AsyncExitStack) -> None:
         """Connect: the engines by the tapped port, the relays not."""
@@ -158,7 +158,9 @@ class Engines:
             self._engines[service] = engine, Relay(service, memory, Post(self._mail)), relaying
             for lane in LANES:
                 if topics := on.topics(lane):
-                    self._readers[service, lane] = Reader(on, lane, ring, frozenset()), topics
+                    places = [(topic, part) for topic in topics for part in range(PARTITIONS)]
+                    done = await read_progress(relaying, lane, places)
+                    self._readers[service, lane] = Reader(on, lane, ring, frozenset()), topics, done
 
     async def turn(self) -> int:
         """See Side."""
@@ -172,11 +174,12 @@ class Engines:
         return count
 
     async def _batch(self, engine: Engine, db: asyncpg.Connection, lane: str) -> int:
-        reader, topics = self._readers[engine.service, lane]
+        reader, topics, done = self._readers[engine.service, lane]
         positions: Positions = {}
         arrivals = []
         for run in self._mail.unread(f"{engine.service}-{lane}", topics):
-            positions[run[-1].topic, run[-1].partition] = run[-1].offset
+            place = run[-1].topic, run[-1].partition
+            positions[place] = Step(done[place], run[-1].offset)
             for letter in run:
                 if (what := reader.record(letter)) is not None:
                     if not isinstance(what, Arrival):
@@ -184,6 +187,7 @@ class Engines:
                     arrivals.append(what)
         if arrivals:
             await engine.run(db, arrivals, (), positions, lane)
+            done |= {place: step.last for place, step in positions.items()}
         return len(arrivals)
 
 

@@ -108,7 +108,8 @@ async def _messages(stack: "Stack", db: "asyncpg.Connection") -> list[Result]:
         (
             "I12",
             "what was said is on its topic within a minute, and nothing else is",
-            "lost: republish from the outbox; strange: somebody else writes there, see canbao topics plan",
+            "lost: reread, then republish from the outbox; strange: somebody else writes there, see"
+            " canbao topics plan",
             lambda: conservation.lost_or_forged(seen, db),
         ),
         (

@@ -53,6 +53,16 @@ class Republish(_Order, frozen=True, kw_only=True):
     since: Instant
 
 
+@command(to="any", key="service")
+class Reread(_Order, frozen=True, kw_only=True):
+    """Read all topics again from the first record since an instant (the records' time); what is known changes
+    nothing. For a broker that has forgotten records and given their offsets to others: order it of every
+    service, then `Republish` of those who had said them. Accepted: {"partitions"}, those that were beyond it.
+    """
+
+    since: Instant
+
+
 @fact(by="any", topic=OPERATIONS, subject="parked_id", key="service")
 class MessageParked(Struct, frozen=True, kw_only=True):
     """Something could not be handled and is kept. parked_id: its seq in the service's parked table. No

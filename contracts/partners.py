@@ -54,7 +54,13 @@ PARTNERS: dict[str, Partner] = {
             code="operators",
             kind="operator",
             name_zh="运维",
-            may=("any.redrive.v1", "any.resume.v1", "any.advance_clock.v1", "any.republish.v1"),
+            may=(
+                "any.redrive.v1",
+                "any.resume.v1",
+                "any.advance_clock.v1",
+                "any.republish.v1",
+                "any.reread.v1",
+            ),
         ),
     )
 }

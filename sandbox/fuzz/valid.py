@@ -27,6 +27,7 @@ HEARS = {
     "any.resume.v1": ("",),
     "any.advance_clock.v1": ("",),
     "any.republish.v1": ("",),
+    "any.reread.v1": ("",),
 }
 
 
@@ -80,6 +81,7 @@ _ORDERS: dict[str, dict[str, Any]] = {
     "any.resume.v1": {},
     "any.advance_clock.v1": {"to": "1999-12-31T00:00:00+08:00"},
     "any.republish.v1": {"since": "2199-12-31T00:00:00+08:00"},
+    "any.reread.v1": {"since": "2199-12-31T00:00:00+08:00"},
 }
 
 

@@ -25,13 +25,13 @@ from services.chassis.inbox import (
     without_seen,
 )
 from services.chassis.keys import Keyring
+from services.chassis.progress import Positions, save_progress
 from services.chassis.refs import Ref, waves
 from services.chassis.subscriptions import Subscription
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 
 WOKEN_AT_ONCE = 20      # of those that await one ref
-Positions = dict[tuple[str, int], int]
 Come = TypeVar("Come", Arrival, Unreadable)
 # Where a message's own row lies, by the slot that names it, and how it is taken away.
 _ORIGINS = {
@@ -234,15 +234,3 @@ async def end_left_open(db: asyncpg.Connection) -> None:
     """A batch whose time was up may have left its transaction open; nothing else belongs in there."""
     if db.is_in_transaction():
         await db.execute("rollback")
-
-
-async def save_progress(tx: Transaction | asyncpg.Connection, lane: str, positions: Positions) -> None:
-    """The last offset that is done, in the transaction that did it: the truth that the broker's offsets
-    follow.
-    """
-    await tx.execute(
-        'insert into progress as p(lane, topic, partition, "offset")'
-        " select $1::text, * from unnest($2::text[], $3::int[], $4::bigint[])"
-        ' on conflict (lane, topic, partition) do update set "offset" = excluded."offset"',
-        lane, [t for t, _ in positions], [p for _, p in positions], list(positions.values()),
-    )

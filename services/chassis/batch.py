@@ -11,12 +11,13 @@ from contracts.operations import ServiceHalted
 from contracts.reasons import Reason
 from services.chassis import parking
 from services.chassis.arrival import Arrival, RequestKey, Unreadable
-from services.chassis.attempt import Attempt, Grown, Positions, Wake, committing
+from services.chassis.attempt import Attempt, Grown, Wake, committing
 from services.chassis.database import AGAIN, ATTEMPT_SECONDS, is_broken, is_passing
 from services.chassis.halt import Halt, Halted
 from services.chassis.inbox import SomeSeen, known_requests, refuse
 from services.chassis.keys import Keyring
 from services.chassis.partitions import inbox_floor
+from services.chassis.progress import Moved, Positions
 from services.chassis.relay import Memory
 from services.chassis.telemetry import current_batch, log, masked
 from services.chassis.transaction import Transaction
@@ -48,9 +49,8 @@ class Engine:
     ) -> None:
         """Handle a batch: afterwards each message is done, parked or waiting, and that is committed.
 
-        positions: the last offset per (topic, partition) that this batch completes. Raises what passes by
-        itself (database or network away, deadline), and Halted; then nothing more of the batch is committed
-        and it comes again.
+        positions: what this batch completes. Raises what passes by itself (database or network away,
+        deadline), Moved, and Halted; then nothing more of the batch is committed and it comes again.
         """
         self.halt.check()
         progress = (lane, positions) if positions else None
@@ -295,10 +295,11 @@ def is_ours_to_stop(error: BaseException) -> bool:
 
 
 def _raise_unless_fault(error: BaseException, db: asyncpg.Connection, *, apart: bool = False) -> None:
-    """A stop, a halt and a lost connection end the batch, and so does what passes by itself, until it has
-    failed so often that its parts are tried apart; only what is a message's own fault is halved and parked.
+    """A stop, a halt, a moved partition and a lost connection end the batch, and so does what passes by
+    itself, until it has failed so often that its parts are tried apart; only what is a message's own fault is
+    halved and parked.
     """
-    if isinstance(error, Halted) or is_ours_to_stop(error) or is_broken(error) or db.is_closed():
+    if isinstance(error, Halted | Moved) or is_ours_to_stop(error) or is_broken(error) or db.is_closed():
         raise error
     if not apart and (is_passing(error) or isinstance(error, asyncio.CancelledError)):
         raise error

@@ -15,20 +15,20 @@ import asyncpg
 from aiokafka import ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
-from faststream import AckPolicy
-from faststream.kafka import KafkaBroker, KafkaMessage
-from faststream.kafka.message import KafkaAckableMessage
+from faststream.kafka import KafkaBroker
 
 from services.chassis import health, metrics
 from services.chassis.arrival import Arrival, Unreadable
-from services.chassis.attempt import Positions, end_left_open, save_progress
+from services.chassis.attempt import end_left_open
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, connect, holds, is_broken
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
 from services.chassis.meter import Metered
-from services.chassis.polling import patiently, rest
+from services.chassis.polling import rest
+from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress
+from services.chassis.shell import say_goodbye, subscriber
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
 
@@ -56,6 +56,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.db: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
         self.stopping = False
+        self.done: dict[TopicPartition, int] = {}          # as the database has it; empty: not known
         self.pending: dict[TopicPartition, int] = {}
         self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
         self.dirty, self.compared = asyncio.Event(), asyncio.Event()
@@ -66,48 +67,11 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self._money_awake = money_awake
 
     def subscribe(self, broker: KafkaBroker) -> None:
-        """Register with the shell. Nothing may raise before the handler: the parser reads no header, the
-        decoder no body.
-        """
-
-        async def parser(records: tuple[ConsumerRecord, ...]) -> KafkaAckableMessage:
-            first = records[0]
-            return KafkaAckableMessage(
-                body=b"",
-                headers={},
-                batch_headers=[],
-                reply_to="",
-                content_type=None,
-                correlation_id=None,
-                message_id=f"{first.topic}-{first.partition}-{first.offset}",
-                raw_message=records,
-                path={},
-                consumer=self.sub.consumer,
-            )
-
-        async def decoder(_: KafkaAckableMessage) -> None:
-            return None
-
-        async def handle(message: KafkaMessage) -> None:
-            await self.handle(message.raw_message)
-
-        self.sub = broker.subscriber(
-            *self.topics,
-            group_id=self.group,
-            group_instance_id=self.member or None,
-            batch=True,
-            ack_policy=AckPolicy.MANUAL,
-            parser=parser,
-            decoder=decoder,
-            listener=self,
-            auto_offset_reset="earliest",
+        """Register with the shell."""
+        self.sub = subscriber(
+            broker, self.topics, self.handle, group=self.group, member=self.member, listener=self,
             max_records=MAX_RECORDS,
-            session_timeout_ms=10_000 if self.member else 6_000,
-            heartbeat_interval_ms=1_000,
-            rebalance_timeout_ms=60_000,
-        )
-        self.sub(handle)
-        self.sub.get_msg = patiently(self.sub)
+        )  # fmt: skip
 
     # The connection: no lock, no pen
 
@@ -157,8 +121,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self.compared.clear()
             await self._pass_skipped()
             await self.flush()
-            self.pending.clear()
-            self.skipped.clear()
+            self._forget()
             self.lag.forget()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
@@ -185,9 +148,11 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """No offset is ever committed without its progress: where there is none, nothing was done."""
         consumer, partitions = self.sub.consumer, sorted(assigned)
         committed = await asyncio.gather(*(consumer.committed(partition) for partition in partitions))
-        begins, done = await consumer.beginning_offsets(partitions), await self._progress()
+        begins = await consumer.beginning_offsets(partitions)
+        async with self.lock:
+            await self._learn(partitions)
         for partition, offset in zip(partitions, committed):
-            due = max(done.get((partition.topic, partition.partition), -1) + 1, begins[partition])
+            due = max(self.done[partition] + 1, begins[partition])
             if offset is not None and offset > due:
                 metrics.fact_gap(self.engine.service, partition.topic)
                 log.error("gap_refilled", group=self.group, topic=partition.topic,
@@ -195,20 +160,32 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 consumer.seek(partition, due)
                 self._refilled.add(partition)
 
-    async def _progress(self) -> dict[tuple[str, int], int]:
-        async with self.lock:
-            if self.db is None:
-                await self.open()
-            await end_left_open(self.db)
-            select = 'select topic, partition, "offset" from progress where lane = $1'
-            rows = await self.db.fetch(select, self.name)  # type: ignore[union-attr]
-        return {(row[0], row[1]): row[2] for row in rows}
+    async def _learn(self, partitions: list[TopicPartition]) -> None:
+        """What is done, as the database says."""
+        if self.db is None:
+            await self.open()
+        await end_left_open(self.db)
+        done = await read_progress(self.db, self.name, partitions)
+        self.done = {TopicPartition(*place): offset for place, offset in done.items()}
+
+    async def _follow(self) -> None:
+        """Somebody has set our progress, or a commit's reply got lost: go on from where the database is."""
+        await self._learn(sorted(self.sub.consumer.assignment()))
+        log.warning("followed", group=self.group, partitions=len(self.done))
+        for partition, offset in self.done.items():
+            self.sub.consumer.seek(partition, offset + 1)
+
+    def _forget(self) -> None:
+        """What is done is no longer ours, or no longer true."""
+        self.done.clear()
+        self.pending.clear()
+        self.skipped.clear()
 
     # Batches
 
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
-        pause, early = 0.0, not self.compared.is_set()
+        early = not self.compared.is_set()
         fetched = by_partition(records)
         self.lag.fetched(fetched)
         await self.compared.wait()
@@ -220,24 +197,33 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             if not runs or self.stopping:
                 self.lag.forget()
                 return
-            started, most = time.monotonic(), self.sub.max_records
-            try:
-                if self.db is None:
-                    await self.open()
-                work = Metered(self._work(runs))
-                count = await work
-            except (Exception, asyncio.CancelledError) as error:
-                if is_ours_to_stop(error):
-                    raise
-                self._seek_back(runs)
-                pause = self._failed(error, runs)
-            else:
-                self._done(runs, count)
-                metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
-                self._govern(count, sum(map(len, runs.values())), work.cpu)
-                pause = rest(started, len(records), most)
+            pause = await self._handle(runs)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
+
+    async def _handle(self, runs: Runs) -> float:
+        """Under the lock. For how many seconds the lane should rest now."""
+        started, most = time.monotonic(), self.sub.max_records
+        records = sum(map(len, runs.values()))
+        try:
+            if self.db is None:
+                await self.open()
+            if not self.done:       # it may go on elsewhere; these come again
+                self._seek_back(runs)
+                await self._follow()
+                self.lag.put_back(runs, counts=False)
+                return 0.0
+            work = Metered(self._work(runs))
+            count = await work
+        except (Exception, asyncio.CancelledError) as error:
+            if is_ours_to_stop(error):
+                raise
+            self._seek_back(runs)
+            return self._failed(error, runs)
+        self._done(runs, count)
+        metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
+        self._govern(count, records, work.cpu)
+        return rest(started, records, most)
 
     def _done(self, runs: Runs, count: int | None) -> None:
         """Committed, or nothing of ours: these offsets may go out with the next flush."""
@@ -247,6 +233,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if count is None:
             self.skipped |= done
         else:
+            self.done |= {partition: run[-1].offset for partition, run in runs.items()}
             self.pending |= done
             self.skipped = {partition: o for partition, o in self.skipped.items() if partition not in done}
         self.lag.done(self.sub.consumer, runs)
@@ -259,7 +246,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         unreadable: list[Unreadable] = []
         positions: Positions = {}
         for partition, run in runs.items():
-            positions[partition.topic, partition.partition] = run[-1].offset
+            positions[partition.topic, partition.partition] = Step(self.done[partition], run[-1].offset)
             for record in run:
                 what = self.read(record)
                 if what is None:
@@ -290,11 +277,14 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     def _failed(self, error: BaseException, runs: Runs) -> float:
         """How long to pause before the same comes again."""
         lost = is_broken(error) or self.db is None or self.db.is_closed()
-        self.lag.put_back(runs, counts=not lost and not isinstance(error, Halted))
+        self.lag.put_back(runs, counts=not lost and not isinstance(error, Halted | Moved))
         if lost:
             self.lost(f"{type(error).__name__}: {error}")
         if isinstance(error, Halted):
             return 1.0
+        if isinstance(error, Moved):
+            self._forget()
+            return 0.0
         failures = max(1, self.lag.failures(runs))
         text = f"{type(error).__name__}: {error}"[:300]
         log.warning("batch_put_back", group=self.group, failures=failures, error=text)
@@ -345,9 +335,16 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         await end_left_open(self.db)    # its locks would keep others from coming to their end
         if skipped := dict(self.skipped):
-            await save_progress(
-                self.db, self.name, {(p.topic, p.partition): offset - 1 for p, offset in skipped.items()}
-            )
+            steps = {
+                (p.topic, p.partition): Step(self.done[p], offset - 1) for p, offset in skipped.items()
+            }
+            try:
+                await save_progress(self.db, self.name, steps)
+            except Moved:
+                self._forget()
+                await self._follow()
+                return
+            self.done |= {partition: offset - 1 for partition, offset in skipped.items()}
             self.pending |= skipped
             self.skipped.clear()
 
@@ -385,13 +382,4 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 await self.flush()
             except Exception as error:  # noqa: BLE001 -- without its database too a process can stop
                 log.warning("last_flush_failed", group=self.group, error=type(error).__name__)
-        _say_goodbye(self.sub.consumer)
-
-
-def _say_goodbye(consumer: object) -> None:
-    """aiokafka sends no LeaveGroup for a static member; without its instance id the ordinary one goes out on
-    stop.
-    """
-    coordinator = getattr(consumer, "_coordinator", None)
-    if coordinator is not None:
-        coordinator._group_instance_id = None
+        say_goodbye(self.sub.consumer)

@@ -1,21 +1,32 @@
-"""What may an operator order? Redrive, resume, move the sandbox's clock; signed, answered, and said on the
-topic.
+"""What may an operator order? Redrive, resume, say again, read again, move the sandbox's clock; signed,
+answered, and said on the topic.
 """
 
 import asyncio
+from datetime import datetime
 from typing import Any
 
 import asyncpg
+from aiokafka import TopicPartition
 from msgspec import Struct
 from typing_extensions import override
 
 from contracts.operations import OPERATORS as OPERATORS_TOPIC
-from contracts.operations import AdvanceClock, MessageRedriven, Redrive, Republish, Resume, ServiceResumed
+from contracts.operations import (
+    AdvanceClock,
+    MessageRedriven,
+    Redrive,
+    Republish,
+    Reread,
+    Resume,
+    ServiceResumed,
+)
 from contracts.reasons import Reason, Refused, refused
 from services.chassis.arrival import Arrival, RequestKey
 from services.chassis.database import is_broken
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
+from services.chassis.progress import set_back
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers
@@ -24,6 +35,7 @@ from services.chassis.transaction import Transaction
 MOST_WHYS = 20      # of the rows that stayed, named in the answer
 _OF_REASON = "select seq from parked where reason = $1 and state in ('PARKED', 'QUARANTINED') order by seq"
 _THERE = "select seq from parked where seq = any($1::bigint[])"
+_READ = "select distinct topic, partition from progress where lane <> $1 order by 1, 2"
 _KNOWN = "select exists (select from request where partner = $1 and request_id = $2)"
 
 
@@ -76,6 +88,8 @@ class Operators(Lane):
                 order.since,
             )
             return {"batches": int(again.rpartition(" ")[2])}
+        if isinstance(order, Reread):
+            return {"partitions": await self._reread(db, order.since)}
         if isinstance(order, AdvanceClock):
             if not self.sandbox:
                 return refused(Reason.NOT_PERMITTED, field="to", rule="only a sandbox's clock moves")
@@ -85,6 +99,19 @@ class Operators(Lane):
             # not `to`, if that lies behind: the clock never goes back
             return {"now": (await self.timers.advance(db, order.to)).isoformat()}
         return await self._redrive(db, order)
+
+    async def _reread(self, db: asyncpg.Connection, since: datetime) -> int:
+        """Set all other lanes back; how many partitions were beyond it. Orders are not read again: this one
+        would never end.
+        """
+        rows = await db.fetch(_READ, self.name)
+        partitions = [TopicPartition(*row) for row in rows]
+        at = int(since.timestamp() * 1000)
+        first = await self.sub.consumer.offsets_for_times(dict.fromkeys(partitions, at))
+        ends = await self.sub.consumer.end_offsets(partitions)      # where nothing has come since
+        return await set_back(
+            db, {(p.topic, p.partition): found.offset if (found := first[p]) else ends[p] for p in partitions}
+        )
 
     async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any] | Refused:
         if order.reason not in Reason.__members__:
@@ -115,6 +142,7 @@ class Orders:
         self.on(Redrive, refs=lambda order: [])(self.redrive)
         self.on(Resume, refs=lambda order: [])(self.resume)
         self.on(Republish, refs=lambda order: [])(self.republish)
+        self.on(Reread, refs=lambda order: [])(self.reread)
         self.on(AdvanceClock, refs=lambda order: [])(self.advance_clock)
 
     def _take(self, tx: Transaction, order: Struct, nothing: dict[str, Any]) -> dict[str, Any] | None:
@@ -155,6 +183,12 @@ class Orders:
         """Answer with how many batches go out again."""
         for order in orders:
             if (result := self._take(tx, order, {"batches": 0})) is not None:
+                tx.accept(order, **result)
+
+    async def reread(self, orders: Batch[Reread], tx: Transaction) -> None:
+        """Answer with how many partitions are read again."""
+        for order in orders:
+            if (result := self._take(tx, order, {"partitions": 0})) is not None:
                 tx.accept(order, **result)
 
     async def advance_clock(self, orders: Batch[AdvanceClock], tx: Transaction) -> None:

@@ -178,6 +178,8 @@ class Running:
             metadata_max_age_ms=30_000,
             allow_auto_create_topics=False,
             graceful_timeout=20,
+            apply_types=False,      # a handler takes the records as they are; casting costs a thread a batch
+            serializer=None,
         )
         for lane in self.lanes:
             lane.subscribe(self._broker)

@@ -1,16 +1,18 @@
 """Is what operators order done, whatever state the service is in, and do they hear what came of it?"""
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec.json import encode
 
 from contracts.answers import Accepted, Rejected
 from contracts.billing import QueryBill
-from contracts.enrollment import EnrollmentSubmitted
+from contracts.enrollment import ENROLLMENTS, EnrollmentSubmitted
 from contracts.message import PersonId
-from contracts.operations import Redrive, Resume
+from contracts.operations import Redrive, Reread, Resume
 from contracts.reasons import Reason
 from contracts.topics import OPERATED, TOPICS
 from sandbox.keys import make_keys
@@ -247,3 +249,53 @@ def test_an_order_is_taken_refused_or_kept_by_one_service_and_never_by_two(
         reader = Reader(Orders(service).on, "money", load_keyring(keys / f"{service}.json"), kept)
         said[service] = reason(reader.read(raw))
     assert {service: word for service, word in said.items() if word != "skipped"} == heard
+
+
+async def test_a_service_that_stands_beyond_facts_it_never_saw_reads_them_when_an_operator_says_so(
+    database: Database, broker: Stack, tmp_path: Path
+) -> None:
+    """A broker that has forgotten its newest records gives their offsets to others."""
+    async with toy(database) as made, producing(broker) as producer:
+        async with running(broker, tmp_path, made.on):
+            await say(producer, approved())
+            await until(lambda: handled(made, 1))
+        begin = datetime.now(UTC)
+        for _ in range(30):
+            await say(producer, approved())
+        await producer.flush()
+        await stand_at_the_end(broker, made)
+        async with (
+            partner("operators", broker, tmp_path) as operators,
+            running(broker, tmp_path, made.on),
+        ):
+            order = Reread(request_id="o-1", service="billing", operator="lin", since=begin)
+            answer = await operators.ask(order)
+            assert isinstance(answer, Accepted)
+            assert answer.result == {"partitions": 4}
+            for _ in range(30):         # said again: one comes to every partition
+                await say(producer, approved())
+            await until(lambda: handled(made, 61))
+
+
+async def handled(made: Toy, count: int) -> bool:
+    return len(await made.said()) == count
+
+
+async def stand_at_the_end(stack: Stack, made: Toy) -> None:
+    """The reader's group and its database stand where other records were."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False
+    )
+    await consumer.start()
+    try:
+        partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        await consumer.commit(ends)
+        for partition, end in ends.items():
+            await made.db.execute(
+                "update progress set \"offset\" = $1 where topic = $2 and partition = $3",
+                end - 1, partition.topic, partition.partition,
+            )
+    finally:
+        await consumer.stop()

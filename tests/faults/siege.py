@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
-from contracts.operations import Republish
+from contracts.operations import Republish, Reread
 from sandbox.clock import begin
 from sandbox.drive import Outside
 from sandbox.kafka import Kafka, KafkaTrouble
@@ -277,15 +277,18 @@ class Siege:
         self.done["records lost from a topic's tail and republished"] += lost
 
     async def republish(self, service: str, since: datetime) -> None:
-        """An operator's order, until it is answered."""
+        """An operator's orders, until they are answered: everybody goes back to before it, then it is said
+        again.
+        """
         keys = load_keyring(self.folder / "keys" / "operators.json")
         operators = Partner("operators", self.stack.kafka("operators"), keys, self.ground.now, tries=20)
         await operators.start()
         try:
-            order = Republish(
-                request_id=f"republish-{time.monotonic_ns()}", service=service, operator="siege", since=since
-            )
-            await operators.ask(order)
+            for reader in SERVICES:
+                name = f"reread-{reader}-{time.monotonic_ns()}"
+                await operators.ask(Reread(request_id=name, service=reader, operator="siege", since=since))
+            name = f"republish-{time.monotonic_ns()}"
+            await operators.ask(Republish(request_id=name, service=service, operator="siege", since=since))
         finally:
             await operators.stop()
 
