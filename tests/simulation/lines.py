@@ -169,6 +169,7 @@ class SimConnection:
         """The backend is free for somebody else. One that waits for a lock is ended in earnest."""
         self.closed = True
         self.refs.clear()
+        self.handled.clear()
         if self._ended:
             return
         self._ended, self.leads = True, ""

@@ -91,6 +91,14 @@ def stops_untold(patch: Patch) -> None:
     patch.setattr(Lane, "last_flush", stop)
 
 
+def clings(patch: Patch) -> None:
+    """A lane keeps its connection for ever, also one that is gone."""
+    def keep(_lane: Lane, _why: str) -> None:
+        return None
+
+    patch.setattr(Lane, "lost", keep)
+
+
 PLANTS: tuple[Callable[[Patch], None], ...] = (
-    inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold,
+    inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold, clings,
 )  # fmt: skip

@@ -79,9 +79,11 @@ AT_GATES = (
     "never",
     "bug",
 )
-TO_ALL = (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST,
-          trouble.SKIP, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.DUPLICATE, trouble.GARBAGE,
-          trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH)
+TO_ALL = (
+    trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST, trouble.SKIP,
+    trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER, trouble.DUPLICATE, trouble.GARBAGE,
+    trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH,
+)  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
 OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
@@ -162,6 +164,8 @@ class Chance:
                            "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"))
         if kind in (trouble.TIME, trouble.CLOCK):
             return choice(SECONDS if kind == trouble.TIME else OFF_SECONDS)
+        if kind == trouble.FAILOVER:
+            return "all"
         return str(self._draw.randrange(1000))
 
 

@@ -26,6 +26,7 @@ FOUND: list[tuple[Plant, Setting, Anchor]] = [
     (plants.relay_by_highest, THREE, Anchor("freeze", "enrollment.0.money", "commit", 1)),
     (plants.offsets_first, SWEPT, Anchor("crash", "billing.1.money", "commit", 1)),
     (plants.stops_untold, SWEPT, Anchor("stop", "billing.1.money.offsets", "flush", 1)),
+    (plants.clings, SWEPT, Anchor("failover", "all", "", 150)),
 ]
 EAGER_SEEDS = 5
 pytestmark = pytest.mark.timeout(1800)     # as in test_simulation

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CRASH, FREEZE, ZOMBIE, STOP = "crash", "freeze", "zombie", "stop"
 EARLIEST, SKIP = "earliest", "skip"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
-NO_DATABASE, DATABASE = "no database", "database"
+NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
 TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
 GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
@@ -38,6 +38,11 @@ GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
     ("channels.bank", b'{"request_id": "forged"}', b"payment.report_payment.v1"),
     ("agencies.990100", b"{}", b"nobody.knows_this.v1"),
 )
+_LEAP = """
+do $$ begin
+    perform setval(format('%I.%I', schemaname, sequencename)::regclass, last_value + 32)
+    from pg_sequences where last_value is not null;
+end $$"""
 # Of each, its number in the catalogue of faults (reliability.md); what a gate may bring, too.
 CATALOGUE = {
     "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
@@ -45,13 +50,13 @@ CATALOGUE = {
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
     ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
-    DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
+    DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE,
-    DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+    FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
 })  # fmt: skip
 
 
@@ -66,6 +71,9 @@ async def happen(city: "City", kind: str, to: str) -> bool:
     if kind in (DOWN, UP):
         changes, city.broker.is_up = city.broker.is_up == (kind == DOWN), kind == UP
         return changes
+    if kind == FAILOVER:
+        await _fail_over(city)
+        return True
     if kind in (TIME, CLOCK):
         return await _to_clocks(city, kind, to)
     return _to_service(city, kind, to)
@@ -163,6 +171,16 @@ def order(city: "City", service: str, kind: str) -> None:
     else:
         command = Redrive(**names, dry_run=False, reason=kind if kind in REASONS else REASONS[0])
     city.broker.append("operators", None, signed(city, "operators", command))
+
+
+async def _fail_over(city: "City") -> None:
+    """A synchronous standby takes over: every connection is gone, what was acknowledged stands, and sequences
+    have leapt as far as the primary had logged ahead.
+    """
+    for member in city.members.values():
+        for line in member.lines:
+            await line.end()
+    await city.schedule.monitor.execute(_LEAP)
 
 
 async def _to_clocks(city: "City", kind: str, to: str) -> bool:
