@@ -27,7 +27,7 @@ from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
 from services.chassis.meter import Metered
 from services.chassis.polling import rest
-from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress
+from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress, take_up
 from services.chassis.shell import say_goodbye, subscriber
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
@@ -59,6 +59,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.done: dict[TopicPartition, int] = {}          # as the database has it; empty: not known
         self.pending: dict[TopicPartition, int] = {}
         self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
+        self._follows = 0                                   # how often we have
         self.dirty, self.compared = asyncio.Event(), asyncio.Event()
         self._refilled: set[TopicPartition] = set()        # sought back at the last comparison
         self.last_batch = 0.0
@@ -100,16 +101,19 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.db = None
 
     async def beat(self) -> None:
-        """Keeps the guarded session alive, and notices a freeze before the consumer can rejoin."""
-        while self.member:
+        """Keeps the guarded session alive, notices a freeze before the consumer can rejoin, and that somebody
+        has set our progress.
+        """
+        while True:
             before = time.monotonic()
             await asyncio.sleep(IDLE_SECONDS / 3)
-            if time.monotonic() - before > IDLE_SECONDS * 0.8 or self.db is None or self.db.is_closed():
+            frozen = time.monotonic() - before > IDLE_SECONDS * 0.8
+            if self.member and (frozen or self.db is None or self.db.is_closed()):
                 self.lost("frozen or closed")
-            elif not self.lock.locked():  # a batch is itself a beat
+            elif self.db is not None and not self.lock.locked():  # a batch is itself a beat
                 async with self.lock:
                     try:
-                        await self.db.fetchval("select 1")
+                        await self._look()
                     except Exception as error:  # noqa: BLE001 -- whatever it is, the pen or the batch is gone
                         self.lost(f"the beat failed: {error}")
 
@@ -121,7 +125,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             self.compared.clear()
             await self._pass_skipped()
             await self.flush()
-            self._forget()
+            for offsets in (self.done, self.pending, self.skipped):
+                offsets.clear()
             self.lag.forget()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
@@ -165,27 +170,33 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if self.db is None:
             await self.open()
         await end_left_open(self.db)
-        done = await read_progress(self.db, self.name, partitions)
+        done = await take_up(self.db, self.name, partitions)
         self.done = {TopicPartition(*place): offset for place, offset in done.items()}
 
+    async def _look(self) -> None:
+        """Whether we still go on from where the database is."""
+        await end_left_open(self.db)
+        done = await read_progress(self.db, self.name, list(self.done))
+        if done != self.done:
+            await self._follow()
+
     async def _follow(self) -> None:
-        """Somebody has set our progress, or a commit's reply got lost: go on from where the database is."""
+        """Somebody has set our progress, or a commit's reply got lost: go on from where the database is. What
+        was fetched before comes again.
+        """
         await self._learn(sorted(self.sub.consumer.assignment()))
+        self._follows += 1
+        self.pending.clear()
+        self.skipped.clear()
         log.warning("followed", group=self.group, partitions=len(self.done))
         for partition, offset in self.done.items():
             self.sub.consumer.seek(partition, offset + 1)
-
-    def _forget(self) -> None:
-        """What is done is no longer ours, or no longer true."""
-        self.done.clear()
-        self.pending.clear()
-        self.skipped.clear()
 
     # Batches
 
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
-        early = not self.compared.is_set()
+        early, follows = not self.compared.is_set(), self._follows
         fetched = by_partition(records)
         self.lag.fetched(fetched)
         await self.compared.wait()
@@ -194,7 +205,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             runs = {partition: run for partition, run in fetched.items() if partition in owned}
             if early:       # fetched before we sought back: they come again in their place
                 runs = {partition: run for partition, run in runs.items() if partition not in self._refilled}
-            if not runs or self.stopping:
+            if not runs or self.stopping or follows != self._follows:
                 self.lag.forget()
                 return
             pause = await self._handle(runs)
@@ -283,7 +294,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if isinstance(error, Halted):
             return 1.0
         if isinstance(error, Moved):
-            self._forget()
+            self.done.clear()
             return 0.0
         failures = max(1, self.lag.failures(runs))
         text = f"{type(error).__name__}: {error}"[:300]
@@ -341,7 +352,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 await save_progress(self.db, self.name, steps)
             except Moved:
-                self._forget()
                 await self._follow()
                 return
             self.done |= {partition: offset - 1 for partition, offset in skipped.items()}

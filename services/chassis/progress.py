@@ -4,7 +4,7 @@ A batch moves a partition on from where it took it up and from nowhere else: who
 makes every member read again from there, and a frozen member that wakes moves nothing.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -29,20 +29,28 @@ class Moved(Exception):
     """A partition is not where the batch took it up: read again from where it is."""
 
 
-async def read_progress(db: asyncpg.Connection, lane: str, places: Iterable[Place]) -> dict[Place, int]:
-    """The last offset that is done in each of these; -1: none yet. Each has its row afterwards."""
-    columns = list(map(list, zip(*places))) or [[], []]
+async def take_up(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
+    """`read_progress`, of partitions that may have no row yet."""
     await db.execute(
         "insert into progress select $1::text, *, -1 from unnest($2::text[], $3::int[])"
         " on conflict do nothing",
-        lane, *columns,
+        lane, *_columns(places),
     )
+    return await read_progress(db, lane, places)
+
+
+async def read_progress(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
+    """The last offset that is done in each of these; -1: none yet."""
     rows = await db.fetch(
         'select p.topic, p.partition, p."offset" from unnest($2::text[], $3::int[]) it(topic, partition)'
         " join progress p using (topic, partition) where p.lane = $1",
-        lane, *columns,
+        lane, *_columns(places),
     )
     return {(row[0], row[1]): row[2] for row in rows}
+
+
+def _columns(places: Collection[Place]) -> tuple[list[str], list[int]]:
+    return [topic for topic, _ in places], [partition for _, partition in places]
 
 
 async def save_progress(tx: "Transaction | asyncpg.Connection", lane: str, positions: Positions) -> None:
@@ -52,7 +60,7 @@ async def save_progress(tx: "Transaction | asyncpg.Connection", lane: str, posit
         " from unnest($2::text[], $3::int[], $4::bigint[], $5::bigint[]) step(topic, partition, before, last)"
         " where p.lane = $1 and p.topic = step.topic and p.partition = step.partition"
         ' and p."offset" = step.before',
-        lane, [t for t, _ in positions], [p for _, p in positions],
+        lane, *_columns(positions),
         [step.before for step in positions.values()], [step.last for step in positions.values()],
     )
     if tag != f"UPDATE {len(positions)}":

@@ -216,8 +216,7 @@ class Running:
             await self.halt.read(lane.db)
 
         await _again_until(opened, "database")
-        if lane.member:
-            self._tasks.append(asyncio.create_task(lane.beat(), name=f"{lane.name} beat"))
+        self._tasks.append(asyncio.create_task(lane.beat(), name=f"{lane.name} beat"))
 
     async def _relay(self, db: asyncpg.Connection) -> None:
         """With a new producer each time: one whose sequence the broker refuses would be refused for ever."""

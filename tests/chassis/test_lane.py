@@ -311,7 +311,7 @@ async def _largest(lane: Lane) -> bool:
     return bool(lane.sub.max_records == MAX_RECORDS)
 
 
-async def test_who_sets_progress_back_makes_a_running_lane_read_again(
+async def test_who_sets_progress_back_makes_an_idle_lane_read_again(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
     async with toy(database) as made, producing(broker) as producer, running(broker, tmp_path, made.on):
@@ -320,9 +320,7 @@ async def test_who_sets_progress_back_makes_a_running_lane_read_again(
         await until(lambda: bills(made, 40))
         async with database.connect() as other:     # what was done is forgotten, so that it shows
             await other.execute("delete from billing.inbox; update billing.progress set \"offset\" = -1")
-        for _ in range(20):         # one comes to every partition
-            await say(producer, approved())
-        await until(lambda: bills(made, 100))
+        await until(lambda: bills(made, 80))
 
 
 async def test_what_is_passed_over_does_not_undo_that_progress_was_set_back(
