@@ -59,11 +59,14 @@ async def for_seconds(seconds: float) -> None:
 
 
 class Siege:
-    """A sandbox that can be hurt. done: how often each fault was done. missed: points that nobody came by."""
+    """A sandbox that can be hurt. done: how often each fault was done. missed: points that nobody came by.
+    gaps: how often offsets stood beyond what was done before readers were set back; None: nobody was.
+    """
 
     def __init__(self, servers: Servers, stack: Stack, folder: Path, skew: timedelta) -> None:
         self.servers, self.stack, self.folder, self.skew = servers, stack, folder, skew
         self.haunt = folder / "haunt"
+        self.gaps: int | None = None
         self.keepers: dict[str, Keeper] = {}
         self.processes: dict[str, Process] = {}
         self.postgres: dict[str, PostgresProxy] = {}
@@ -278,8 +281,10 @@ class Siege:
 
     async def republish(self, service: str, since: datetime) -> None:
         """An operator's orders, until they are answered: everybody goes back to before it, then it is said
-        again.
+        again. What offsets show from then on is of our making.
         """
+        if self.gaps is None:
+            self.gaps = self.said("gap_refilled")
         keys = load_keyring(self.folder / "keys" / "operators.json")
         operators = Partner("operators", self.stack.kafka("operators"), keys, self.ground.now, tries=20)
         await operators.start()

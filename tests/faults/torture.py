@@ -214,7 +214,7 @@ async def torture(plan: Plan, siege: Siege, say: Say, *, patience_seconds: float
     replayed = await books.read_up_to(siege)
     wrong += await _replay_all(siege) if plan.replays and not wrong else []
     said = await books.records(siege)
-    gaps = siege.said("gap_refilled")
+    gaps = siege.said("gap_refilled") if siege.gaps is None else siege.gaps
     wrong += [f"{gaps} times offsets stood before what the database had done"] if gaps else []
     return Report(
         seed=plan.seed, citizens=plan.citizens, at=datetime.now(UTC).isoformat(timespec="minutes"),
