@@ -35,6 +35,7 @@ class Broker:
         self.committed: dict[tuple[str, TopicPartition], int] = {}
         self.just_committed: list[tuple[str, TopicPartition, int]] = []     # by whom, since somebody looked
         self.groups: dict[str, Group] = {}
+        self.begins: dict[TopicPartition, int] = {}     # where retention has taken away what stood before
         self.is_up = True
         self.cut_off: set[str] = set()
         self.answers: dict[str, list[Accepted | Rejected]] = {}     # by request id
@@ -66,6 +67,14 @@ class Broker:
     def end(self, partition: TopicPartition) -> int:
         """The next record's offset."""
         return len(self.logs.get(partition, ()))
+
+    def begin(self, partition: TopicPartition) -> int:
+        """The first offset that is still there."""
+        return self.begins.get(partition, 0)
+
+    def expire(self, partition: TopicPartition, before: int) -> None:
+        """Nobody can read what stands before this offset any more."""
+        self.begins[partition] = max(before, self.begin(partition))
 
     def facts(self, kind: str, person_id: str) -> list[ConsumerRecord]:
         """What was said of a person under this type."""
@@ -168,8 +177,8 @@ class Consumer:
         return self._broker.committed.get((self.group.name, partition))
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
-        """Nothing is ever deleted."""
-        return dict.fromkeys(partitions, 0)
+        """Where each of them begins now."""
+        return {partition: self._broker.begin(partition) for partition in partitions}
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         """CommitFailedError: the group has moved on."""
@@ -204,12 +213,14 @@ class Consumer:
         """Whether a fetch would bring some."""
         if not self._broker.reachable(self.service) or self.generation != self.group.generation:
             return False
-        return self.ready and any(at < self._broker.end(p) for p, at in self.positions.items())
+        begin, end = self._broker.begin, self._broker.end
+        return self.ready and any(max(at, begin(p)) < end(p) for p, at in self.positions.items())
 
     def take(self, most: int) -> tuple[ConsumerRecord, ...]:
-        """The next ones of each partition, so many in all."""
+        """The next ones of each partition, so many in all; out of range: from its begin on."""
         taken: list[ConsumerRecord] = []
         for partition, at in sorted(self.positions.items()):
+            at = max(at, self._broker.begin(partition))
             run = self._broker.logs.get(partition, [])[at:at + most - len(taken)]
             self.positions[partition] = at + len(run)
             taken += run

@@ -22,7 +22,7 @@ async def final(city: "City") -> list[str]:
     wrong = [*_unfinished(city), *_order(city), *_offsets(city), *_texts(city), *folded(city),
              *_answers(city)]
     wrong += await city.truth.wrong(set(SCHEMAS), quiet=True)
-    return wrong + await _outbox(city)
+    return [*wrong, *await city.histories.unheard(city), *await _outbox(city)]
 
 
 def _unfinished(city: "City") -> list[str]:
@@ -69,7 +69,7 @@ def _offsets(city: "City") -> list[str]:
                     lane for m in city.members.values() for lane in m.lanes if lane.group == group.name
                 ]:
                     at = max(at, lane.skipped.get(partition, 0))    # goes out with the next batch
-                if at < end:
+                if max(at, city.broker.begin(partition)) < end:
                     wrong.append(f"I14 {group.name} stands at {at} of {end} in {topic}/{part}")
     return wrong
 

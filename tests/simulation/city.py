@@ -196,8 +196,9 @@ class City:
         if kind in trouble.KINDS:
             step = self.schedule.steps
             done = await trouble.happen(self, kind, actor)
-            self.schedule.met[kind, _sort(actor)] += done
-            self.schedule.anchors += [Anchor(kind, actor, "", step)] * done
+            if done:
+                self.schedule.met[kind, _sort(actor)] += 1
+                self.schedule.anchors.append(Anchor(kind, actor, "", step))
         elif kind in (RESUME, REBALANCE, HEIR, TICK, THAW):
             done = await self._go_on(kind, actor)
         else:
@@ -213,7 +214,8 @@ class City:
         if kind == RESUME and actor in self.schedule.granted:
             await self.schedule.resume(actor)
         elif kind == REBALANCE and self.broker.groups[actor].members and actor not in self._joining:
-            self.schedule.met[kind, "all"] += actor not in self._dirty
+            if actor not in self._dirty:
+                self.schedule.met[kind, "all"] += 1
             self._rebalance(actor)
         elif kind == HEIR and self.members[actor].stopped:
             await self.crash(actor)

@@ -81,6 +81,9 @@ where not exists (select from {0}.inbox where ce_id = id)
   and not exists (select from {0}.parked where event_id = id
       or (topic = $2 and partition = $3 and "offset" = place))"""
 
+_UNHEARD = """
+select id from unnest($1::uuid[]) id where not exists (select from {}.inbox where ce_id = id) order by 1"""
+
 
 class Histories:
     """How every row has moved since the run began, and how far each lane was."""
@@ -97,7 +100,8 @@ class Histories:
             for lane, *place, done in await self._monitor.fetch(_DONE.format(service)):
                 partition = TopicPartition(*place)
                 log = city.broker.logs.get(partition, [])
-                fresh = log[self._done.get((service, lane, partition), -1) + 1:done + 1]
+                before = self._done.get((service, lane, partition), -1) + 1
+                fresh = log[max(before, city.broker.begin(partition)):done + 1]     # what is left of it
                 self._done[service, lane, partition] = done
                 facts = {id: record.offset for record in fresh if (id := _fact_of(record, service, lane))}
                 if facts:
@@ -114,6 +118,17 @@ class Histories:
     async def _lost(self, service: str, partition: TopicPartition, facts: dict[str, int]) -> list[str]:
         rows = await self._monitor.fetch(_KEPT.format(service), [*facts], *partition, [*facts.values()])
         return [f"I15 {service} has passed {row[0]} in {partition.topic}, and it is nowhere" for row in rows]
+
+    async def unheard(self, city: "City") -> list[str]:
+        """I15: at the end each fact has reached all who read it, be it by another road."""
+        wrong = []
+        for group in city.broker.groups.values():
+            service, _, lane = group.name.partition("-")
+            ids = sorted({id for _, record in city.broker.order if record.topic in group.topics
+                          if (id := _fact_of(record, service, lane))})
+            rows = await self._monitor.fetch(_UNHEARD.format(service), ids)
+            wrong += [f"I15 {group.name} has never heard {row[0]}" for row in rows]
+        return wrong
 
     async def moved(self, services: Iterable[str]) -> list[str]:
         """I9: what has moved as no table of states allows, or is gone, since the last look."""
@@ -143,14 +158,20 @@ def _fact_of(record: ConsumerRecord, service: str, lane: str) -> str:
 
 
 def folded(city: "City") -> list[str]:
-    """I10: the last word that was said about a row is its state."""
+    """I10: the last word that was said about a row is its state. What is said once more is no word: nobody
+    hears it twice, and a batch that was under way when all was ordered again does not come again with it.
+    """
     said: Rows = {}
+    heard: set[bytes] = set()
     for _, record in city.broker.order:
         head = dict(record.headers)
         contract = CONTRACTS.get((head.get("ce_type") or b"").decode("utf-8", "replace"))
         owned = record.topic.split(".")[0] in SCHEMAS and record.key != b"nobody"
         if contract is None or not owned or record.value is None or contract.message.__name__ not in _SAYS:
             continue
+        if head["ce_id"] in heard:
+            continue
+        heard.add(head["ce_id"])
         table, id, status = _SAYS[contract.message.__name__]
         said[table, id.format_map(decode(record.value))] = status
     return [*_differences(said, city.histories.rows)]

@@ -6,11 +6,13 @@ from typing import Any
 import pytest
 from aiokafka import TopicPartition
 
+from contracts.operations import Republish
 from services.chassis import attempt
 from services.chassis.arrival import Arrival
 from services.chassis.attempt import Attempt
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
+from services.chassis.operators import Operators
 from services.chassis.outbox import Said
 from services.chassis.relay import AT_MOST, Relay
 
@@ -97,6 +99,16 @@ def clings(patch: Patch) -> None:
         return None
 
     patch.setattr(Lane, "lost", keep)
+
+
+def republish_says_yes(patch: Patch) -> None:
+    """An operator's order to say all again is answered, and nothing is said."""
+    do = Operators._do
+
+    async def answer(lane: Operators, db: Any, order: Any) -> Any:
+        return {"batches": 0} if isinstance(order, Republish) else await do(lane, db, order)
+
+    patch.setattr(Operators, "_do", answer)
 
 
 PLANTS: tuple[Callable[[Patch], None], ...] = (

@@ -81,8 +81,9 @@ AT_GATES = (
 )
 TO_ALL = (
     trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST, trouble.SKIP,
-    trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER, trouble.DUPLICATE, trouble.GARBAGE,
-    trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH,
+    trouble.EXPIRE, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER, trouble.DUPLICATE,
+    trouble.GARBAGE, trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE,
+    trouble.REPUBLISH,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
@@ -99,7 +100,7 @@ class Chance:
     def __init__(self, seed: int, steps: int) -> None:
         self._draw = random.Random(f"choices {seed}")
         kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 8))
-        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(3, 7))}
+        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(3, 9))}
         self._share = self._draw.choice((0.02, 0.05, 0.1))
         self._steps = steps
         self._pending: list[Action] = []        # what ends a trouble that lasts
@@ -155,8 +156,10 @@ class Chance:
             return choice(sorted(city.schedule.gates))
         if kind in (trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP):
             return choice(sorted(city.members))
-        if kind in (REBALANCE, trouble.EARLIEST, trouble.SKIP):
-            return choice(sorted(city.broker.groups))
+        if kind in (REBALANCE, trouble.EARLIEST, trouble.SKIP, trouble.EXPIRE):
+            groups = sorted(city.broker.groups)
+            lag = [name for name in groups if kind == trouble.EXPIRE and trouble.unread(city, name)]
+            return choice(lag or groups)
         if kind in (trouble.CUT_OFF, trouble.NO_DATABASE):
             return choice(sorted({member.service for member in city.members.values()}))
         if kind == trouble.BUGS:
@@ -207,6 +210,8 @@ async def heal(city: City) -> None:
     city.healing, city.broker.is_up, city.nature.off = True, True, timedelta()
     for cleared in (city.broker.cut_off, city.no_database, city.bugs):
         cleared.clear()
+    if any(kind == trouble.EXPIRE for kind, _ in city.schedule.met):
+        trouble.order_all(city, trouble.REPUBLISH)
     if any(kind == trouble.CLOCK for kind, _ in city.schedule.met):
         await city.pass_time(CLOCK_SECONDS)     # what was from the future comes of age
     await city.after(Action("heal", ""))

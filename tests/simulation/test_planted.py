@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from typing_extensions import override
 
-from tests.simulation import plants
+from tests.simulation import plants, trouble
 from tests.simulation.citizens import ONLINE
+from tests.simulation.city import City
 from tests.simulation.play import Anchored
 from tests.simulation.report import keep, recall
 from tests.simulation.runs import SWEPT, Setting, Stage
-from tests.simulation.schedule import Anchor
+from tests.simulation.schedule import Action, Anchor
 from tests.simulation.shrink import kind_of, shrink
 from tests.source import ROOT
 
@@ -47,6 +49,31 @@ def test_an_inbox_that_is_not_asked_is_found_by_a_seed(
 ) -> None:
     plants.inbox_unasked(monkeypatch)
     assert any(stage.seed(seed).failures for seed in range(EAGER_SEEDS))
+
+
+class Stopped(Anchored):
+    """Billing stands still from the begin, and retention passes it as soon as there is something to read."""
+
+    def __init__(self) -> None:
+        super().__init__([Anchor("freeze", f"billing.{n}", "", 0) for n in (0, 1)])
+        self.has_passed = False
+
+    @override
+    def __call__(self, city: City) -> Action | None:
+        if not self.has_passed and trouble.unread(city, "billing-bulk"):
+            self.has_passed = True
+            return Action(trouble.EXPIRE, "billing-bulk")
+        return super().__call__(city)
+
+
+def test_what_retention_has_taken_from_a_stopped_group_comes_back_by_an_order_or_is_missed(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = stage.run(SWEPT, Stopped())
+    assert passed.met[trouble.EXPIRE, "all"] == 1
+    assert not passed.failures
+    plants.republish_says_yes(monkeypatch)
+    assert "I24" in kind_of(stage.run(SWEPT, Stopped()).failures)
 
 
 def test_what_fails_is_shrunk_kept_and_fails_again_from_its_file(

@@ -10,6 +10,7 @@ from contracts.enrollment import Identity
 from contracts.operations import Redrive, Republish, Resume
 from contracts.partners import PARTNERS
 from contracts.payment import ReportPayment
+from contracts.topics import TOPICS
 from services.chassis.ids import uuid7
 from services.chassis.provision import SCHEMAS
 from tests.people import YEAR
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from tests.simulation.city import City
 
 CRASH, FREEZE, ZOMBIE, STOP = "crash", "freeze", "zombie", "stop"
-EARLIEST, SKIP = "earliest", "skip"
+EARLIEST, SKIP, EXPIRE = "earliest", "skip", "expire"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
@@ -49,14 +50,14 @@ CATALOGUE = {
     "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
-    ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9",
+    ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
-    CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE, DATABASE,
-    FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+    CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE,
+    DATABASE, FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
 })  # fmt: skip
 
 
@@ -66,6 +67,8 @@ async def happen(city: "City", kind: str, to: str) -> bool:
         return await _to_member(city, kind, to)
     if kind in (EARLIEST, SKIP):
         return _to_group(city, kind, to)
+    if kind == EXPIRE:
+        return _expire(city, to)
     if kind in (DUPLICATE, GARBAGE, STRAY, REDRIVE, REPUBLISH):
         return _to_topics(city, kind, to)
     if kind in (DOWN, UP):
@@ -109,6 +112,28 @@ def _to_group(city: "City", kind: str, to: str) -> bool:
                 city.broker.committed[group.name, partition] = end
     city.unsettle({to})
     return True
+
+
+def _expire(city: "City", to: str) -> bool:
+    """Retention takes half of what a group has not read yet, where our own outboxes can say it again."""
+    there = unread(city, to) if to in city.broker.groups else {}
+    for partition, (at, end) in there.items():
+        city.broker.expire(partition, at + (end - at + 1) // 2)
+    return bool(there)
+
+
+def unread(city: "City", group: str) -> dict[TopicPartition, tuple[int, int]]:
+    """Where a group stands, of partitions that hold more of what a service of ours has said, and their ends.
+    """
+    found, broker = {}, city.broker
+    for topic in broker.groups[group].topics:
+        if topic.split(".")[0] in SCHEMAS and not TOPICS[topic].compacted:
+            for part in range(4):
+                partition = TopicPartition(topic, part)
+                at = max(broker.committed.get((group, partition), 0), broker.begin(partition))
+                if at < broker.end(partition):
+                    found[partition] = (at, broker.end(partition))
+    return found
 
 
 def _to_topics(city: "City", kind: str, to: str) -> bool:
