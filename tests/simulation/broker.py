@@ -1,5 +1,6 @@
 """What does Kafka do here? Partitions in memory: at least once, in order, with generations, failing."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ from tests.simulation.schedule import Schedule
 
 NOT_SENT, NO_WORD = "not sent", "no word"       # a send: it did not arrive; it did, and nobody says so
 REFUSED, NO_REPLY = "refused", "no reply"       # a commit of offsets
+LATE, BLACK_HOLE = "late", "black hole"         # both: the answer takes its time; nobody ever says anything
+PATIENCE_SECONDS, COMMIT_SECONDS = 15.0, 40.0   # of the producer; of the consumer, if the lane had none
 _answer = Decoder(Accepted | Rejected).decode
 Headers = list[tuple[str, bytes]]
 
@@ -40,6 +43,7 @@ class Broker:
         self.cut_off: set[str] = set()
         self.answers: dict[str, list[Accepted | Rejected]] = {}     # by request id
         self.order: list[tuple[int, ConsumerRecord]] = []           # everything, with its step
+        self.under_way: list[asyncio.Task[None] | asyncio.TimerHandle] = []     # slow sends, and who waits
 
     def reachable(self, service: str) -> bool:
         """Whether this service's processes get through."""
@@ -67,6 +71,11 @@ class Broker:
     def end(self, partition: TopicPartition) -> int:
         """The next record's offset."""
         return len(self.logs.get(partition, ()))
+
+    def end_all(self) -> None:
+        """Nothing is under way any more."""
+        for each in self.under_way:
+            each.cancel()
 
     def begin(self, partition: TopicPartition) -> int:
         """The first offset that is still there."""
@@ -112,20 +121,51 @@ class Producer:
     async def send_batch(self, batch: _Batch, topic: str, *, partition: int) -> Any:
         """A future that is done: appended, or failed."""
         schedule = self._broker.schedule
-        fault = await schedule.gate(f"{self._actor}.send", "send", (NOT_SENT, NO_WORD))
+        fault = await schedule.gate(f"{self._actor}.send", "send", (NOT_SENT, NO_WORD, LATE, BLACK_HOLE))
         done = schedule.loop.create_future()
+        if fault in (LATE, BLACK_HOLE):
+            self._lose_patience_with(done)
+            if fault == LATE:
+                slow = asyncio.ensure_future(self._slowly(batch, topic, partition, done))
+                self._broker.under_way.append(slow)
+            return done
         if fault == NOT_SENT or not self._broker.reachable(self._service):
             done.set_exception(KafkaTimeoutError("simulated"))
             return done
-        for letter in batch.letters:
-            record = self._broker.append(topic, partition, letter)
-            kind = dict(letter.headers).get("ce_type", b"").decode()
-            schedule.note(f"{self._actor} says {kind} {topic}/{partition}/{record.offset}")
+        self._arrive(batch, topic, partition)
         if fault == NO_WORD:
             done.set_exception(KafkaTimeoutError("simulated"))
         else:
             done.set_result(None)
         return done
+
+    def _arrive(self, batch: _Batch, topic: str, partition: int) -> None:
+        for letter in batch.letters:
+            record = self._broker.append(topic, partition, letter)
+            kind = dict(letter.headers).get("ce_type", b"").decode()
+            self._broker.schedule.note(f"{self._actor} says {kind} {topic}/{partition}/{record.offset}")
+
+    def _lose_patience_with(self, done: "asyncio.Future[None]") -> None:
+        """The client's own time-out."""
+        def fail() -> None:
+            if not done.done():
+                done.set_exception(KafkaTimeoutError("simulated"))
+                done.exception()        # perhaps nobody waits for it any more
+
+        timer = self._broker.schedule.loop.call_later(PATIENCE_SECONDS, fail)
+        self._broker.under_way.append(timer)
+        done.add_done_callback(lambda _: timer.cancel())
+
+    async def _slowly(
+        self, batch: _Batch, topic: str, partition: int, done: "asyncio.Future[None]"
+    ) -> None:
+        """It arrives, whatever has become of who sent it; later the answer does."""
+        schedule, wire = self._broker.schedule, f"wire {self._actor}"
+        await schedule.gate(wire, "arrives", (), lambda: self._broker.reachable(self._service))
+        self._arrive(batch, topic, partition)
+        await schedule.gate(wire, "answers")
+        if not done.done():
+            done.set_result(None)
 
 
 class Group:
@@ -182,7 +222,12 @@ class Consumer:
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         """CommitFailedError: the group has moved on."""
-        fault = await self._broker.schedule.gate(f"{self.actor}.commit", "offsets", (REFUSED, NO_REPLY))
+        schedule = self._broker.schedule
+        faults = (REFUSED, NO_REPLY, LATE, BLACK_HOLE)
+        fault = await schedule.gate(f"{self.actor}.commit", "offsets", faults)
+        if fault == BLACK_HOLE:
+            await asyncio.sleep(COMMIT_SECONDS)
+            raise KafkaTimeoutError("simulated")
         if fault == REFUSED or self.generation != self.group.generation:
             raise CommitFailedError("simulated")
         if not self._broker.reachable(self.service):
@@ -192,6 +237,8 @@ class Consumer:
             self._broker.just_committed.append((self.group.name, partition, offset))
         if fault == NO_REPLY:
             raise KafkaTimeoutError("simulated")
+        if fault == LATE:
+            await schedule.gate(f"{self.actor}.commit", "answer")
 
     def start(self) -> None:
         """From what is committed."""

@@ -167,6 +167,7 @@ class City:
     async def end(self) -> None:
         """Nobody is left, no backend is stopped."""
         self.schedule.wake_servers()
+        self.broker.end_all()
         for task in self._tasks.values():
             task.cancel()
         for member in self.members.values():

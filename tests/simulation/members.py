@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 EXPECTED = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError, Halted, Busy)
 # Records at most; more would hide orders from each other. While all is healed: any number.
 FETCH = 4
-AGAIN = "again"     # a fetch: from the committed offsets once more
+AGAIN, SLICE = "again", "slice"     # a fetch: from the committed offsets once more; one record, for now
 
 
 class Member:
@@ -202,11 +202,12 @@ class Member:
         consumer: Consumer = lane.sub.consumer
         while True:
             fault = await self.city.schedule.gate(
-                f"{lane.dsn}.fetch", "fetch", (AGAIN,), consumer.has_records
+                f"{lane.dsn}.fetch", "fetch", (AGAIN, SLICE), consumer.has_records
             )
             if fault == AGAIN:
                 consumer.again()
-            if records := consumer.take(1000 if self.city.healing else FETCH):
+            most = 1 if fault == SLICE else 1000 if self.city.healing else FETCH
+            if records := consumer.take(most):
                 await lane.handle(records)
                 await self._look(lane)
 

@@ -1,6 +1,7 @@
 """Which protections can be taken out of the engine, so that the simulation must miss them? In one test."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -101,6 +102,16 @@ def clings(patch: Patch) -> None:
     patch.setattr(Lane, "lost", keep)
 
 
+def relay_waits_little(patch: Patch) -> None:
+    """Whose answer takes longer than three seconds counts as sent."""
+    async def send(_relay: Relay, _db: Any, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(sending)
+        await asyncio.wait({task}, timeout=3.0)
+        task.cancel()
+
+    patch.setattr(Relay, "_while_beating", send)
+
+
 def republish_says_yes(patch: Patch) -> None:
     """An operator's order to say all again is answered, and nothing is said."""
     do = Operators._do
@@ -113,4 +124,5 @@ def republish_says_yes(patch: Patch) -> None:
 
 PLANTS: tuple[Callable[[Patch], None], ...] = (
     inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold, clings,
+    relay_waits_little,
 )  # fmt: skip

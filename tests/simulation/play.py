@@ -14,7 +14,7 @@ from tests.simulation.schedule import Action, Anchor, Gate
 
 Policy = Callable[[City], Action | None]
 MOST_STEPS = 2500           # of the first phase, whoever chooses
-HEALING_STEPS = 4000        # within so many all work has ended
+HEALING_STEPS = 6000        # within so many all work has ended
 MOST_NUDGES, NUDGE_SECONDS = 40, 400.0      # citizens who wait for words; clocks that were wrong come right
 CLOCK_SECONDS = 700.0       # more than any clock is ever fast
 ROUND_STEPS = 400           # after so many operators look again
@@ -67,7 +67,10 @@ AT_GATES = (
     "no word",
     "refused",
     "no reply",
+    "late",
+    "black hole",
     "again",
+    "slice",
     "surely not",
     "silent",
     "silent, done",
@@ -99,7 +102,7 @@ class Chance:
 
     def __init__(self, seed: int, steps: int) -> None:
         self._draw = random.Random(f"choices {seed}")
-        kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 8))
+        kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 9))
         self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(3, 9))}
         self._share = self._draw.choice((0.02, 0.05, 0.1))
         self._steps = steps

@@ -48,6 +48,7 @@ end $$"""
 CATALOGUE = {
     "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
     "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
+    "late": "B4", "slice": "B4", "black hole": "B5",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
     ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11",
