@@ -38,6 +38,7 @@ class Broker:
         self.committed: dict[tuple[str, TopicPartition], int] = {}
         self.just_committed: list[tuple[str, TopicPartition, int]] = []     # by whom, since somebody looked
         self.groups: dict[str, Group] = {}
+        self.partitions = PARTITIONS        # of each topic
         self.begins: dict[TopicPartition, int] = {}     # where retention has taken away what stood before
         self.is_up = True
         self.cut_off: set[str] = set()
@@ -176,14 +177,14 @@ class Group:
         self.members: list[Consumer] = []
         self.generation = 0
 
-    def give_out(self) -> None:
+    def give_out(self, partitions: int) -> None:
         """Every partition to one of the members; the same number of each topic to the same one."""
         self.generation += 1
         turn = self.generation
         for at, member in enumerate(self.members):
             member.generation = self.generation
             member.owned = {
-                TopicPartition(topic, part) for topic in self.topics for part in range(PARTITIONS)
+                TopicPartition(topic, part) for topic in self.topics for part in range(partitions)
                 if (part + turn) % len(self.members) == at
             }
 

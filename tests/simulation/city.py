@@ -298,7 +298,7 @@ class City:
                     group.members.remove(consumer)
             if not group.members:
                 return
-            group.give_out()
+            group.give_out(self.broker.partitions)
             for consumer in group.members:
                 consumer.start()
                 consumer.ready = False

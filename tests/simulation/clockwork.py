@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from typing_extensions import override
 
+from contracts.topics import PARTITIONS
 from services.chassis import (
     arrival,
     attempt,
@@ -162,7 +163,7 @@ def governed(nature: Nature, hear: Callable[[str], None], **instead: Any) -> Ite
     """
     put: list[tuple[Any, str, Any]] = [(module, "time", nature.clock()) for module in _TIMED]
     put += [(module, "datetime", nature.dates()) for module in _DATED]
-    put.append((ids, "_uuid7", nature.uuid7))
+    put += [(ids, "_uuid7", nature.uuid7), (ids, "PARTITIONS", PARTITIONS)]     # topics may grow
     put.append((keys, "os", SimpleNamespace(urandom=nature.chance.randbytes, stat=os.stat)))
     put.append((halt, "IN_A_ROW", 3))       # a city this small has no twenty messages to fail on
     put += [(lane, name, value) for name, value in instead.items()]
@@ -181,4 +182,5 @@ def governed(nature: Nature, hear: Callable[[str], None], **instead: Any) -> Ite
     finally:
         for module, name, value in before:
             setattr(module, name, value)
+        ids.partition_of.cache_clear()
         structlog.configure(**configured)

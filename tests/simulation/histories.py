@@ -162,18 +162,17 @@ def folded(city: "City") -> list[str]:
     hears it twice, and a batch that was under way when all was ordered again does not come again with it.
     """
     said: Rows = {}
-    heard: set[bytes] = set()
+    last: dict[tuple[str, str], int] = {}       # by its number, for keys may have moved
     for _, record in city.broker.order:
         head = dict(record.headers)
         contract = CONTRACTS.get((head.get("ce_type") or b"").decode("utf-8", "replace"))
         owned = record.topic.split(".")[0] in SCHEMAS and record.key != b"nobody"
         if contract is None or not owned or record.value is None or contract.message.__name__ not in _SAYS:
             continue
-        if head["ce_id"] in heard:
-            continue
-        heard.add(head["ce_id"])
         table, id, status = _SAYS[contract.message.__name__]
-        said[table, id.format_map(decode(record.value))] = status
+        row, number = (table, id.format_map(decode(record.value))), int(head["ce_sequence"])
+        if number > last.get(row, 0):
+            said[row], last[row] = status, number
     return [*_differences(said, city.histories.rows)]
 
 

@@ -84,9 +84,9 @@ AT_GATES = (
 )
 TO_ALL = (
     trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST, trouble.SKIP,
-    trouble.EXPIRE, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER, trouble.DUPLICATE,
-    trouble.GARBAGE, trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK, trouble.REDRIVE,
-    trouble.REPUBLISH,
+    trouble.EXPIRE, trouble.GROW, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER,
+    trouble.DUPLICATE, trouble.GARBAGE, trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK,
+    trouble.REDRIVE, trouble.REPUBLISH,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.BUGS: trouble.MEND}
@@ -170,7 +170,7 @@ class Chance:
                            "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"))
         if kind in (trouble.TIME, trouble.CLOCK):
             return choice(SECONDS if kind == trouble.TIME else OFF_SECONDS)
-        if kind == trouble.FAILOVER:
+        if kind in (trouble.FAILOVER, trouble.GROW):
             return "all"
         return str(self._draw.randrange(1000))
 

@@ -1,8 +1,10 @@
 """Would the simulation notice? A protection is taken out of the engine, and then a run fails that held."""
 
 import json
+import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,9 +15,9 @@ from typing_extensions import override
 from tests.simulation import plants, trouble
 from tests.simulation.citizens import ONLINE
 from tests.simulation.city import City
-from tests.simulation.play import Anchored
+from tests.simulation.play import Anchored, fair
 from tests.simulation.report import keep, recall
-from tests.simulation.runs import SWEPT, Setting, Stage
+from tests.simulation.runs import SWEPT, Played, Setting, Stage
 from tests.simulation.schedule import Action, Anchor
 from tests.simulation.shrink import kind_of, shrink
 from tests.source import ROOT
@@ -50,6 +52,20 @@ def test_an_inbox_that_is_not_asked_is_found_by_a_seed(
 ) -> None:
     plants.inbox_unasked(monkeypatch)
     assert any(stage.seed(seed).failures for seed in range(EAGER_SEEDS))
+
+
+def _places(played: Played) -> Counter[str]:
+    """How much was said in each partition of what enrollment says."""
+    return Counter(re.findall(r" says \S+ (enrollment\.\w+/\d)/", "\n".join(played.trace)))
+
+
+def test_keys_move_when_partitions_are_added_under_load_and_all_comes_to_its_end(stage: Stage) -> None:
+    before = stage.run(THREE, fair)
+    grown = stage.run(THREE, Anchored([Anchor(trouble.GROW, "all", "", 250)]))
+    assert grown.met[trouble.GROW, "all"] == 1
+    assert not grown.failures
+    assert _places(grown) != _places(before)
+    assert _places(grown).total() == _places(before).total()
 
 
 class Stopped(Anchored):

@@ -10,7 +10,8 @@ from contracts.enrollment import Identity
 from contracts.operations import Redrive, Republish, Resume
 from contracts.partners import PARTNERS
 from contracts.payment import ReportPayment
-from contracts.topics import TOPICS
+from contracts.topics import PARTITIONS, TOPICS
+from services.chassis import ids
 from services.chassis.ids import uuid7
 from services.chassis.provision import SCHEMAS
 from tests.people import YEAR
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.simulation.city import City
 
 CRASH, FREEZE, ZOMBIE, STOP = "crash", "freeze", "zombie", "stop"
-EARLIEST, SKIP, EXPIRE = "earliest", "skip", "expire"
+EARLIEST, SKIP, EXPIRE, GROW = "earliest", "skip", "expire", "more partitions"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
@@ -51,14 +52,14 @@ CATALOGUE = {
     "late": "B4", "slice": "B4", "black hole": "B5",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
-    ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11",
+    ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11", GROW: "B12",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
     BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
-    CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, DOWN, UP, CUT_OFF, RECONNECT, NO_DATABASE,
-    DATABASE, FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+    CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, GROW, DOWN, UP, CUT_OFF, RECONNECT,
+    NO_DATABASE, DATABASE, FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
 })  # fmt: skip
 
 
@@ -66,10 +67,8 @@ async def happen(city: "City", kind: str, to: str) -> bool:
     """It happens. False: it cannot, as things are."""
     if kind in (CRASH, FREEZE, ZOMBIE, STOP):
         return await _to_member(city, kind, to)
-    if kind in (EARLIEST, SKIP):
+    if kind in (EARLIEST, SKIP, EXPIRE, GROW):
         return _to_group(city, kind, to)
-    if kind == EXPIRE:
-        return _expire(city, to)
     if kind in (DUPLICATE, GARBAGE, STRAY, REDRIVE, REPUBLISH):
         return _to_topics(city, kind, to)
     if kind in (DOWN, UP):
@@ -102,11 +101,15 @@ async def _to_member(city: "City", kind: str, to: str) -> bool:
 
 
 def _to_group(city: "City", kind: str, to: str) -> bool:
+    if kind == GROW:
+        return _grow(city)
     group = city.broker.groups.get(to)
     if group is None:
         return False
+    if kind == EXPIRE:
+        return _expire(city, to)
     for topic in group.topics:
-        for part in range(4):
+        for part in range(city.broker.partitions):
             partition = TopicPartition(topic, part)
             end = city.broker.end(partition) if kind == SKIP else 0
             if (group.name, partition) in city.broker.committed or kind == SKIP:
@@ -115,9 +118,21 @@ def _to_group(city: "City", kind: str, to: str) -> bool:
     return True
 
 
+def _grow(city: "City") -> bool:
+    """Every topic has more partitions from now on, and keys belong elsewhere; what is to be sent stays where
+    it was. Once in a run.
+    """
+    if city.broker.partitions > PARTITIONS:
+        return False
+    city.broker.partitions = vars(ids)["PARTITIONS"] = PARTITIONS + 2     # put back when the run is over
+    ids.partition_of.cache_clear()
+    city.unsettle(set(city.broker.groups))
+    return True
+
+
 def _expire(city: "City", to: str) -> bool:
     """Retention takes half of what a group has not read yet, where our own outboxes can say it again."""
-    there = unread(city, to) if to in city.broker.groups else {}
+    there = unread(city, to)
     for partition, (at, end) in there.items():
         city.broker.expire(partition, at + (end - at + 1) // 2)
     return bool(there)
@@ -129,7 +144,7 @@ def unread(city: "City", group: str) -> dict[TopicPartition, tuple[int, int]]:
     found, broker = {}, city.broker
     for topic in broker.groups[group].topics:
         if topic.split(".")[0] in SCHEMAS and not TOPICS[topic].compacted:
-            for part in range(4):
+            for part in range(broker.partitions):
                 partition = TopicPartition(topic, part)
                 at = max(broker.committed.get((group, partition), 0), broker.begin(partition))
                 if at < broker.end(partition):
