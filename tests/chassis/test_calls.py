@@ -12,6 +12,7 @@ from msgspec.json import encode
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from typing_extensions import override
 
+from contracts.enrollment import EnrollmentSubmitted
 from sandbox.stack import Stack
 from services.chassis import telemetry
 from services.chassis.calls import Calls, NotSent, Unknown
@@ -21,9 +22,9 @@ from services.chassis.ids import uuid7
 from services.chassis.service import Running
 from services.chassis.settings import Telemetry
 from services.chassis.subscriptions import Batch
-from services.chassis.transaction import Transaction
+from services.chassis.transaction import FEW, Transaction
 from tests.chassis.running import running, until
-from tests.chassis.toys import NOON, Toy, owes, toy, waived
+from tests.chassis.toys import NOON, Toy, owes, submitted, toy, waived
 from tests.ground import Database
 
 
@@ -170,6 +171,28 @@ async def test_a_provider_that_asks_for_endless_patience_does_not_shut_the_door(
 
         await until(rests)
         await run.door.tell(Wish(enrollment_id=uuid7()))
+
+
+@pytest.mark.parametrize("count", [3, 3 * FEW])
+async def test_a_call_is_asked_for_once_however_often_it_is_wished_for(
+    database: Database, count: int
+) -> None:
+    async with toy(database) as made:
+
+        @made.on(EnrollmentSubmitted, refs=lambda fact: [owes(fact.enrollment_id)], lane="money")
+        async def ask_outside(facts: Batch[EnrollmentSubmitted], tx: Transaction) -> None:
+            for fact in facts:
+                for wish in ("first", "again"):
+                    tx.call(Send(enrollment_id=wish), number=fact.enrollment_id, journey="")
+
+        facts = [submitted() for _ in range(count)]
+        await made.run(*map(made.arrived, facts[: count // 3]))
+        await made.run(*map(made.arrived, facts))
+        await made.run(*map(made.arrived, [*facts, submitted()]))
+        assert await made.rows("select count(*) from parked") == [(0,)]
+        rows = await made.rows("select number, payload from call")
+        assert len(rows) == len(dict(rows)) == count + 1
+        assert set(dict(rows).values()) == {encode(Send(enrollment_id="first"))}
 
 
 async def test_two_outcomes_of_one_call_in_one_batch_have_one_effect(database: Database) -> None:
