@@ -44,6 +44,7 @@ class City:
         self.people = [Person(self, n, plan) for n, plan in enumerate(plans, 1)]
         self.members = {f"{s}.{n}": Member(self, s, n) for s in SCHEMAS for n in range(members.get(s, 1))}
         self.no_database: set[str] = set()
+        self.crowded: set[str] = set()          # whose database takes no more connections
         self.bugs: set[object] = set()          # messages whose handler fails
         self.healing = False                    # nothing bad happens any more, and all work must end
         self.garbage = 0                        # what nobody can read, put in so far
@@ -254,6 +255,7 @@ class City:
         """Sleepers wake, limits run out."""
         self.loop.forward(seconds, self.schedule.busy())
         await self.schedule.settle()
+        self.failures += [hang for member in self.members.values() for hang in member.hangs()]
 
     def unsettle(self, groups: set[str]) -> None:
         """Their partitions are to be given out anew."""

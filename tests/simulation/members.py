@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from aiokafka.errors import KafkaError
 from msgspec import Struct
+from typing_extensions import override
 
 from contracts.topics import TOPICS
+from services.chassis.arrival import Arrival, Unreadable
 from services.chassis.batch import Engine
 from services.chassis.calls import Calls
 from services.chassis.database import is_broken
-from services.chassis.door import Busy, Door
+from services.chassis.door import PATIENCE_SECONDS, Busy, Door
 from services.chassis.halt import Halt, Halted, Unstoppable
 from services.chassis.lane import Lane
 from services.chassis.operators import Operators, Orders
@@ -31,6 +33,7 @@ from tests.simulation.broker import Consumer, Group, Producer
 from tests.simulation.lines import SimConnection
 from tests.simulation.outside import At
 from tests.simulation.schedule import Line
+from tests.simulation.trouble import CROWDED
 from tests.world import keyring
 
 if TYPE_CHECKING:
@@ -39,7 +42,26 @@ if TYPE_CHECKING:
 EXPECTED = (asyncpg.PostgresError, asyncpg.InterfaceError, KafkaError, OSError, TimeoutError, Halted, Busy)
 # Records at most; more would hide orders from each other. While all is healed: any number.
 FETCH = 4
+BACK_OFF_SECONDS = 2.0
 AGAIN, SLICE = "again", "slice"     # a fetch: from the committed offsets once more; one record, for now
+
+
+class Entrance(Door):
+    """A door that remembers since when who waits at it."""
+
+    def __init__(self, engine: Engine, subscriptions: Subscriptions, time: Callable[[], float]) -> None:
+        super().__init__(engine, subscriptions)
+        self._time = time
+        self.since: list[float] = []
+
+    @override
+    async def enter(self, what: Arrival | Unreadable) -> None:
+        """As a caller."""
+        self.since.append(began := self._time())
+        try:
+            await super().enter(what)
+        finally:
+            self.since.remove(began)
 
 
 class Member:
@@ -52,7 +74,7 @@ class Member:
         self.memory, self.halt, orders = Memory(), Halt(), Orders(service)
         lanes = {lane: topics for lane in LANES if (topics := on.topics(lane))}
         self.engine = Engine(service, keys, Reader(on, None, keys, frozenset()), self.memory, self.halt)
-        self.timers, self.door = Timers(self.engine), Door(self.engine, on)
+        self.timers, self.door = Timers(self.engine), Entrance(self.engine, on, city.loop.time)
         self.lanes: list[Lane] = []
         for lane, topics in lanes.items():
             reader = Reader(on, lane, keys, _parks_for(service, lane, lanes))
@@ -166,10 +188,19 @@ class Member:
         if self.alive and not task.cancelled() and (error := task.exception()) is not None:
             self.city.died(self.name, error)
 
+    def hangs(self) -> list[str]:
+        """C8: who waits at the door for longer than it may while nobody can be at work on it."""
+        able = any(line.actor == f"{self.name}.door" and not line.closed for line in self.lines)
+        late = [at for at in self.door.since if self.city.loop.time() > at + PATIENCE_SECONDS]
+        return [f"C8 {self.name} keeps {len(late)} at its door"] if late and not able else []
+
     async def connect(self, actor: str) -> SimConnection:
-        """A connection, once the server can be reached."""
+        """A connection, once the server can be reached, if it takes any more."""
         schedule = self.city.schedule
         await schedule.gate(f"{actor}", "connect", (), lambda: self.service not in self.city.no_database)
+        if self.service in self.city.crowded:
+            schedule.met[CROWDED, "connect"] += 1
+            raise asyncpg.TooManyConnectionsError("simulated")
         under_way = schedule.flying[f"{actor}~"] = Line(f"{actor}~", 0, asyncio.current_task())
         try:
             real = await self.city.pool.take(self.service)
@@ -192,6 +223,8 @@ class Member:
                 await run(db)
             except EXPECTED as error:
                 self.city.schedule.note(f"{self.name}.{what} ends: {type(error).__name__}")
+                if isinstance(error, asyncpg.TooManyConnectionsError):
+                    await asyncio.sleep(BACK_OFF_SECONDS)
             finally:
                 if db is not None and self.alive:
                     await db.end()

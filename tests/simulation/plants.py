@@ -11,6 +11,7 @@ from contracts.operations import Republish
 from services.chassis import attempt
 from services.chassis.arrival import Arrival
 from services.chassis.attempt import Attempt
+from services.chassis.door import Door
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
 from services.chassis.operators import Operators
@@ -112,6 +113,17 @@ def relay_waits_little(patch: Patch) -> None:
     patch.setattr(Relay, "_while_beating", send)
 
 
+def door_keeps(patch: Patch) -> None:
+    """Who knocks waits until somebody has time."""
+    async def enter(it: Door, what: Any) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        it._waiting.append((what, done))
+        it._work.set()
+        await done
+
+    patch.setattr(Door, "enter", enter)
+
+
 def republish_says_yes(patch: Patch) -> None:
     """An operator's order to say all again is answered, and nothing is said."""
     do = Operators._do
@@ -124,5 +136,5 @@ def republish_says_yes(patch: Patch) -> None:
 
 PLANTS: tuple[Callable[[Patch], None], ...] = (
     inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold, clings,
-    relay_waits_little,
+    relay_waits_little, door_keeps,
 )  # fmt: skip

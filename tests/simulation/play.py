@@ -85,16 +85,24 @@ AT_GATES = (
 TO_ALL = (
     trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST, trouble.SKIP,
     trouble.EXPIRE, trouble.GROW, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER,
-    trouble.DUPLICATE, trouble.GARBAGE, trouble.STRAY, trouble.BUGS, trouble.TIME, trouble.CLOCK,
-    trouble.REDRIVE, trouble.REPUBLISH,
+    trouble.CROWDED, trouble.DUPLICATE, trouble.GARBAGE, trouble.STRAY, trouble.BUGS,
+    trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
+        trouble.CROWDED: trouble.ROOMY,
         trouble.BUGS: trouble.MEND}
 OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
 LEAST_KINDS = 5         # of faults strike in a seed
 ALWAYS = (trouble.CRASH, trouble.TIME, trouble.REDRIVE, trouble.GARBAGE, trouble.EARLIEST)
 SECONDS = ("1", "6", "40", "1900")
 OFF_SECONDS = ("-600", "600", "-3600", "0")
+AMONG = {
+    trouble.TIME: SECONDS,
+    trouble.CLOCK: OFF_SECONDS,
+    trouble.CROWDED: ("payment", "notify"),     # those that have a door
+    trouble.BUGS: ("billing enrollment.enrollment_approved.v1", "payment billing.bill_issued.v1",
+                   "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"),
+}
 
 
 class Chance:
@@ -165,11 +173,8 @@ class Chance:
             return choice(lag or groups)
         if kind in (trouble.CUT_OFF, trouble.NO_DATABASE):
             return choice(sorted({member.service for member in city.members.values()}))
-        if kind == trouble.BUGS:
-            return choice(("billing enrollment.enrollment_approved.v1", "payment billing.bill_issued.v1",
-                           "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"))
-        if kind in (trouble.TIME, trouble.CLOCK):
-            return choice(SECONDS if kind == trouble.TIME else OFF_SECONDS)
+        if kind in AMONG:
+            return choice(AMONG[kind])
         if kind in (trouble.FAILOVER, trouble.GROW):
             return "all"
         return str(self._draw.randrange(1000))
@@ -211,7 +216,7 @@ async def heal(city: City) -> None:
     """
     await city.thaw()
     city.healing, city.broker.is_up, city.nature.off = True, True, timedelta()
-    for cleared in (city.broker.cut_off, city.no_database, city.bugs):
+    for cleared in (city.broker.cut_off, city.no_database, city.crowded, city.bugs):
         cleared.clear()
     if any(kind == trouble.EXPIRE for kind, _ in city.schedule.met):
         trouble.order_all(city, trouble.REPUBLISH)

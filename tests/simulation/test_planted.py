@@ -31,6 +31,7 @@ FOUND: list[tuple[Plant, Setting, Anchor]] = [
     (plants.offsets_first, SWEPT, Anchor("crash", "billing.1.money", "commit", 1)),
     (plants.stops_untold, SWEPT, Anchor("stop", "billing.1.money.offsets", "flush", 1)),
     (plants.clings, SWEPT, Anchor("failover", "all", "", 150)),
+    (plants.door_keeps, SWEPT, Anchor("crowded", "payment", "", 300)),
     (plants.relay_waits_little, SWEPT, Anchor("black hole", "billing.0.relay.send", "send", 1)),
 ]
 EAGER_SEEDS = 5

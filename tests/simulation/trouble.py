@@ -28,6 +28,7 @@ CRASH, FREEZE, ZOMBIE, STOP = "crash", "freeze", "zombie", "stop"
 EARLIEST, SKIP, EXPIRE, GROW = "earliest", "skip", "expire", "more partitions"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
+CROWDED, ROOMY = "crowded", "roomy"     # a server takes no more connections
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
 TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
 GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
@@ -53,13 +54,15 @@ CATALOGUE = {
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
     "otherwise": "E6", "forged": "E6", "mispaid": "F5", "bug": "E9", CRASH: "A1", FREEZE: "A4",
     ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11", GROW: "B12",
-    DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8",
-    BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13", REPUBLISH: "B10",
+    DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", CROWDED: "C8",
+    DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8", BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13",
+    REPUBLISH: "B10",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, GROW, DOWN, UP, CUT_OFF, RECONNECT,
-    NO_DATABASE, DATABASE, FAILOVER, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK, REDRIVE, REPUBLISH,
+    NO_DATABASE, DATABASE, FAILOVER, CROWDED, ROOMY, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK,
+    REDRIVE, REPUBLISH,
 })  # fmt: skip
 
 
@@ -74,9 +77,8 @@ async def happen(city: "City", kind: str, to: str) -> bool:
     if kind in (DOWN, UP):
         changes, city.broker.is_up = city.broker.is_up == (kind == DOWN), kind == UP
         return changes
-    if kind == FAILOVER:
-        await _fail_over(city)
-        return True
+    if kind in (FAILOVER, CROWDED, ROOMY):
+        return await _to_connections(city, kind, to)
     if kind in (TIME, CLOCK):
         return await _to_clocks(city, kind, to)
     return _to_service(city, kind, to)
@@ -214,14 +216,25 @@ def order(city: "City", service: str, kind: str) -> None:
     city.broker.append("operators", None, signed(city, "operators", command))
 
 
-async def _fail_over(city: "City") -> None:
+async def _to_connections(city: "City", kind: str, to: str) -> bool:
     """A synchronous standby takes over: every connection is gone, what was acknowledged stands, and sequences
-    have leapt as far as the primary had logged ahead.
+    have leapt as far as the primary had logged ahead. Or a service gets no more connections, and its door has
+    lost its own.
     """
+    if kind != FAILOVER:
+        if (to in city.crowded) == (kind == CROWDED):
+            return False
+        city.crowded.symmetric_difference_update({to})
+        doors = [line for member in city.members.values() for line in member.lines
+                 if member.service == to and line.actor.endswith(".door")]
+        for line in doors if kind == CROWDED else ():
+            await line.end()
+        return True
     for member in city.members.values():
         for line in member.lines:
             await line.end()
     await city.schedule.monitor.execute(_LEAP)
+    return True
 
 
 async def _to_clocks(city: "City", kind: str, to: str) -> bool:
