@@ -45,6 +45,7 @@ class City:
         self.members = {f"{s}.{n}": Member(self, s, n) for s in SCHEMAS for n in range(members.get(s, 1))}
         self.no_database: set[str] = set()
         self.crowded: set[str] = set()          # whose database takes no more connections
+        self.no_room: set[str] = set()          # whose parking is full
         self.bugs: set[object] = set()          # messages whose handler fails
         self.healing = False                    # nothing bad happens any more, and all work must end
         self.garbage = 0                        # what nobody can read, put in so far

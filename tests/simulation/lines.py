@@ -22,6 +22,7 @@ CUT = "cut"                 # the connection is gone before the statement arrive
 LOST = "lost"               # it was done, and the connection is gone before the reply
 LOCKED, FULL = "locked", "full"     # not granted in time; no space: the server says no, the connection stays
 DEADLOCK = "deadlock"
+NO_ROOM = "no room"         # the parking has reached its cap: as FULL, and it stays so
 _SAYS: dict[str, type[Exception]] = {
     LOCKED: asyncpg.LockNotAvailableError,
     FULL: asyncpg.DiskFullError,
@@ -78,9 +79,11 @@ class SimConnection:
     """What the engine holds for a connection. actor: whose it is; faults: what may meet its statements."""
 
     def __init__(self, schedule: Schedule, pool: Pool, actor: str, real: asyncpg.Connection,
-                 hear: Callable[["SimConnection"], None], stands: Callable[[str], bool]) -> None:
+                 hear: Callable[["SimConnection"], None], stands: Callable[[str], bool],
+                 parks: Callable[[str], bool]) -> None:
         self._schedule, self._pool, self.actor, self._real, self._hear = schedule, pool, actor, real, hear
         self._stands = stands       # whether the service reaches its database
+        self._parks = parks         # whether its parking holds any more
         self.service = actor.split(".")[0]
         self.closed = False
         self.leads = ""         # of what it holds the session lock
@@ -120,8 +123,7 @@ class SimConnection:
         label = label_of(sql)
         if label == "lock" and list(args[0]) != sorted(args[0]):
             self._schedule.wrong.append(f"locks: {self.actor} takes them in no order")
-        faults = (CUT,) if label == "rollback" else (CUT, LOST) if label == "commit" else _met_by(label)
-        fault = await self._schedule.gate(self.actor, label, faults)
+        fault = await self._stop_at(label)
         self._must_stand()
         if fault == CUT or not self._stands(self.service):
             await self.sever()
@@ -145,6 +147,15 @@ class SimConnection:
         if fault == LOST:
             await self.sever()
         return result
+
+    async def _stop_at(self, label: str) -> str:
+        """Until let through; what happens to the statement."""
+        faults = (CUT,) if label == "rollback" else (CUT, LOST) if label == "commit" else _met_by(label)
+        fault = await self._schedule.gate(self.actor, label, faults)
+        if label != "insert parked" or self._parks(self.service):
+            return fault
+        self._schedule.met[NO_ROOM, label] += 1
+        return FULL
 
     def _done(self, label: str) -> None:
         """What the transaction has in hand begins and ends with it; what was committed is heard of."""

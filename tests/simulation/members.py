@@ -207,7 +207,8 @@ class Member:
         finally:
             schedule.landed(under_way)
         line = SimConnection(schedule, self.city.pool, actor, real, self.city.heard,
-                             lambda service: service not in self.city.no_database)
+                             lambda service: service not in self.city.no_database,
+                             lambda service: service not in self.city.no_room)
         self.lines.append(line)
         return line
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import asyncpg
 import pytest
 from aiokafka import TopicPartition
 
@@ -11,6 +12,7 @@ from contracts.operations import Republish
 from services.chassis import attempt
 from services.chassis.arrival import Arrival
 from services.chassis.attempt import Attempt
+from services.chassis.batch import Engine
 from services.chassis.door import Door
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
@@ -124,6 +126,19 @@ def door_keeps(patch: Patch) -> None:
     patch.setattr(Door, "enter", enter)
 
 
+def parking_gives_up(patch: Patch) -> None:
+    """What cannot be parked is let go."""
+    park = Engine._park
+
+    async def drop(it: Engine, db: Any, arrival: Arrival, error: BaseException) -> None:
+        try:
+            await park(it, db, arrival, error)
+        except asyncpg.DiskFullError:
+            pass
+
+    patch.setattr(Engine, "_park", drop)
+
+
 def republish_says_yes(patch: Patch) -> None:
     """An operator's order to say all again is answered, and nothing is said."""
     do = Operators._do
@@ -136,5 +151,5 @@ def republish_says_yes(patch: Patch) -> None:
 
 PLANTS: tuple[Callable[[Patch], None], ...] = (
     inbox_unasked, no_locks, relay_by_highest, relay_forgets_first, offsets_first, stops_untold, clings,
-    relay_waits_little, door_keeps,
+    relay_waits_little, door_keeps, parking_gives_up,
 )  # fmt: skip

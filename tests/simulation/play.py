@@ -10,6 +10,7 @@ from tests.simulation.checks import final
 from tests.simulation.city import GO, REBALANCE, City
 from tests.simulation.clockwork import START
 from tests.simulation.histories import forget_heard, replayed, standing_rows
+from tests.simulation.lines import NO_ROOM
 from tests.simulation.schedule import Action, Anchor, Gate
 
 Policy = Callable[[City], Action | None]
@@ -87,21 +88,25 @@ TO_ALL = (
     trouble.EXPIRE, trouble.GROW, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER,
     trouble.CROWDED, trouble.DUPLICATE, trouble.GARBAGE, trouble.STRAY, trouble.BUGS,
     trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH,
+    NO_ROOM,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
-        trouble.CROWDED: trouble.ROOMY,
+        trouble.CROWDED: trouble.ROOMY, NO_ROOM: trouble.ROOM,
         trouble.BUGS: trouble.MEND}
 OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
 LEAST_KINDS = 5         # of faults strike in a seed
 ALWAYS = (trouble.CRASH, trouble.TIME, trouble.REDRIVE, trouble.GARBAGE, trouble.EARLIEST)
 SECONDS = ("1", "6", "40", "1900")
 OFF_SECONDS = ("-600", "600", "-3600", "0")
+HANDLERS = ("billing enrollment.enrollment_approved.v1", "payment billing.bill_issued.v1",
+            "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1")
 AMONG = {
     trouble.TIME: SECONDS,
     trouble.CLOCK: OFF_SECONDS,
     trouble.CROWDED: ("payment", "notify"),     # those that have a door
-    trouble.BUGS: ("billing enrollment.enrollment_approved.v1", "payment billing.bill_issued.v1",
-                   "enrollment billing.bill_settled.v1", "notify enrollment.coverage_waiting.v1"),
+    trouble.BUGS: HANDLERS,
+    NO_ROOM: (*HANDLERS, "enrollment enrollment.submit_enrollment.v1",
+              "enrollment enrollment.review_decision.v1", "notify enrollment.person_recorded.v1"),
 }
 
 
@@ -111,7 +116,7 @@ class Chance:
     def __init__(self, seed: int, steps: int) -> None:
         self._draw = random.Random(f"choices {seed}")
         kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 9))
-        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(3, 9))}
+        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(4, 10))}
         self._share = self._draw.choice((0.02, 0.05, 0.1))
         self._steps = steps
         self._pending: list[Action] = []        # what ends a trouble that lasts
@@ -216,7 +221,7 @@ async def heal(city: City) -> None:
     """
     await city.thaw()
     city.healing, city.broker.is_up, city.nature.off = True, True, timedelta()
-    for cleared in (city.broker.cut_off, city.no_database, city.crowded, city.bugs):
+    for cleared in (city.broker.cut_off, city.no_database, city.crowded, city.no_room, city.bugs):
         cleared.clear()
     if any(kind == trouble.EXPIRE for kind, _ in city.schedule.met):
         trouble.order_all(city, trouble.REPUBLISH)

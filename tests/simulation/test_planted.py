@@ -32,6 +32,7 @@ FOUND: list[tuple[Plant, Setting, Anchor]] = [
     (plants.stops_untold, SWEPT, Anchor("stop", "billing.1.money.offsets", "flush", 1)),
     (plants.clings, SWEPT, Anchor("failover", "all", "", 150)),
     (plants.door_keeps, SWEPT, Anchor("crowded", "payment", "", 300)),
+    (plants.parking_gives_up, SWEPT, Anchor("no room", "billing enrollment.enrollment_approved.v1", "", 1)),
     (plants.relay_waits_little, SWEPT, Anchor("black hole", "billing.0.relay.send", "send", 1)),
 ]
 EAGER_SEEDS = 5

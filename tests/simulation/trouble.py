@@ -18,6 +18,7 @@ from tests.people import YEAR
 from tests.simulation.broker import Letter
 from tests.simulation.citizens import signed
 from tests.simulation.clockwork import START
+from tests.simulation.lines import NO_ROOM
 from tests.simulation.schedule import member_of
 from tests.world import keyring
 
@@ -29,6 +30,7 @@ EARLIEST, SKIP, EXPIRE, GROW = "earliest", "skip", "expire", "more partitions"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 CROWDED, ROOMY = "crowded", "roomy"     # a server takes no more connections
+ROOM = "room"
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
 TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
 GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
@@ -46,6 +48,7 @@ do $$ begin
     perform setval(format('%I.%I', schemaname, sequencename)::regclass, last_value + 32)
     from pg_sequences where last_value is not null;
 end $$"""
+UNREADABLE = "5"        # of these, on a channel's topic
 # Of each, its number in the catalogue of faults (reliability.md); what a gate may bring, too.
 CATALOGUE = {
     "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
@@ -56,13 +59,13 @@ CATALOGUE = {
     ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11", GROW: "B12",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", CROWDED: "C8",
     DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8", BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13",
-    REPUBLISH: "B10",
+    REPUBLISH: "B10", NO_ROOM: "E11",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, GROW, DOWN, UP, CUT_OFF, RECONNECT,
     NO_DATABASE, DATABASE, FAILOVER, CROWDED, ROOMY, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK,
-    REDRIVE, REPUBLISH,
+    REDRIVE, REPUBLISH, NO_ROOM, ROOM,
 })  # fmt: skip
 
 
@@ -245,11 +248,25 @@ async def _to_clocks(city: "City", kind: str, to: str) -> bool:
     return True
 
 
+def _to_handler(city: "City", kind: str, to: str) -> bool:
+    """It fails on all that comes; and what it fails on has no room where it might be parked."""
+    service, _, type_ = to.partition(" ")
+    if kind == ROOM:
+        there = service in city.no_room
+        city.no_room.discard(service)
+        city.bugs.discard((service, type_))
+        return there
+    city.bugs.add((service, type_))
+    if kind == NO_ROOM:
+        city.no_room.add(service)
+        if service == "enrollment":     # which keeps what nobody can read of the channels' topics
+            _to_topics(city, GARBAGE, UNREADABLE)
+    return True
+
+
 def _to_service(city: "City", kind: str, to: str) -> bool:
-    if kind == BUGS:
-        service, _, type_ = to.partition(" ")
-        city.bugs.add((service, type_))
-        return True
+    if kind in (BUGS, NO_ROOM, ROOM):
+        return _to_handler(city, kind, to)
     if kind == MEND:
         there = bool(city.bugs)
         city.bugs.clear()
