@@ -131,11 +131,11 @@ class Producer:
                 self._broker.under_way.append(slow)
             return done
         if fault == NOT_SENT or not self._broker.reachable(self._service):
-            done.set_exception(KafkaTimeoutError("simulated"))
+            _fail(done)
             return done
         self._arrive(batch, topic, partition)
         if fault == NO_WORD:
-            done.set_exception(KafkaTimeoutError("simulated"))
+            _fail(done)
         else:
             done.set_result(None)
         return done
@@ -150,8 +150,7 @@ class Producer:
         """The client's own time-out."""
         def fail() -> None:
             if not done.done():
-                done.set_exception(KafkaTimeoutError("simulated"))
-                done.exception()        # perhaps nobody waits for it any more
+                _fail(done)
 
         timer = self._broker.schedule.loop.call_later(PATIENCE_SECONDS, fail)
         self._broker.under_way.append(timer)
@@ -167,6 +166,11 @@ class Producer:
         await schedule.gate(wire, "answers")
         if not done.done():
             done.set_result(None)
+
+
+def _fail(done: "asyncio.Future[None]") -> None:
+    done.set_exception(KafkaTimeoutError("simulated"))
+    done.exception()        # perhaps nobody waits for it any more, and that is no news
 
 
 class Group:

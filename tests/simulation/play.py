@@ -91,7 +91,7 @@ TO_ALL = (
     NO_ROOM,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
-        trouble.CROWDED: trouble.ROOMY, NO_ROOM: trouble.ROOM,
+        trouble.CROWDED: trouble.ROOMY,
         trouble.BUGS: trouble.MEND}
 OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
 LEAST_KINDS = 5         # of faults strike in a seed

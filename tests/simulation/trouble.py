@@ -30,7 +30,6 @@ EARLIEST, SKIP, EXPIRE, GROW = "earliest", "skip", "expire", "more partitions"
 DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect"
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 CROWDED, ROOMY = "crowded", "roomy"     # a server takes no more connections
-ROOM = "room"
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
 TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
 GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
@@ -65,7 +64,7 @@ REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, GROW, DOWN, UP, CUT_OFF, RECONNECT,
     NO_DATABASE, DATABASE, FAILOVER, CROWDED, ROOMY, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK,
-    REDRIVE, REPUBLISH, NO_ROOM, ROOM,
+    REDRIVE, REPUBLISH, NO_ROOM,
 })  # fmt: skip
 
 
@@ -249,13 +248,8 @@ async def _to_clocks(city: "City", kind: str, to: str) -> bool:
 
 
 def _to_handler(city: "City", kind: str, to: str) -> bool:
-    """It fails on all that comes; and what it fails on has no room where it might be parked."""
+    """It fails on all that comes; and until all is healed there is no room where that might be parked."""
     service, _, type_ = to.partition(" ")
-    if kind == ROOM:
-        there = service in city.no_room
-        city.no_room.discard(service)
-        city.bugs.discard((service, type_))
-        return there
     city.bugs.add((service, type_))
     if kind == NO_ROOM:
         city.no_room.add(service)
@@ -265,7 +259,7 @@ def _to_handler(city: "City", kind: str, to: str) -> bool:
 
 
 def _to_service(city: "City", kind: str, to: str) -> bool:
-    if kind in (BUGS, NO_ROOM, ROOM):
+    if kind in (BUGS, NO_ROOM):
         return _to_handler(city, kind, to)
     if kind == MEND:
         there = bool(city.bugs)
