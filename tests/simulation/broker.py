@@ -231,8 +231,12 @@ class Consumer:
         faults = (REFUSED, NO_REPLY, LATE, BLACK_HOLE)
         fault = await schedule.gate(f"{self.actor}.commit", "offsets", faults)
         if fault == BLACK_HOLE:
-            await asyncio.sleep(COMMIT_SECONDS)
-            raise KafkaTimeoutError("simulated")
+            nothing: asyncio.Future[None] = schedule.loop.create_future()
+            timer = schedule.loop.call_later(COMMIT_SECONDS, _fail, nothing)
+            try:
+                await nothing
+            finally:
+                timer.cancel()
         if fault == REFUSED or self.generation != self.group.generation:
             raise CommitFailedError("simulated")
         if not self._broker.reachable(self.service):
