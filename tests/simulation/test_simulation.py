@@ -15,7 +15,7 @@ from tests.simulation.sweep import sweep
 from tests.source import ROOT
 
 SEEDS, SEED = 40, 1
-SHARE = 27          # of the sweep: each so-many-th; the whole is `canbao simulate --sweep`
+SHARE = 37          # of the sweep: each so-many-th; the whole is `canbao simulate --sweep`
 pytestmark = pytest.mark.timeout(1800)      # in one process, step by step; how long depends on the neighbours
 
 
