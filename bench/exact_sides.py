@@ -21,7 +21,7 @@ from services.chassis.batch import Engine
 from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.keys import load_keyring
-from services.chassis.progress import Place, Positions, Step, take_up
+from services.chassis.progress import Place, Positions, Step, read_progress
 from services.chassis.relay import Memory, Relay
 from services.chassis.settings import Kafka
 from services.chassis.subscriptions import LANES
@@ -159,7 +159,7 @@ class Engines:
             for lane in LANES:
                 if topics := on.topics(lane):
                     places = [(topic, part) for topic in topics for part in range(PARTITIONS)]
-                    done = await take_up(relaying, lane, places)
+                    done = await read_progress(relaying, lane, places)
                     self._readers[service, lane] = Reader(on, lane, ring, frozenset()), topics, done
 
     async def turn(self) -> int:

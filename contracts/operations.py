@@ -57,7 +57,9 @@ class Republish(_Order, frozen=True, kw_only=True):
 class Reread(_Order, frozen=True, kw_only=True):
     """Read all topics again from the first record since an instant (the records' time); what is known changes
     nothing. For a broker that has forgotten records and given their offsets to others: order it of every
-    service, then `Republish` of those who had said them. Accepted: {"partitions"}, those that were beyond it.
+    service, then `Republish` of those who had said them. since: earlier than the loss by what clocks differ.
+    A batch that was on its way may pass it by: order it again half a minute later. Accepted: {"partitions"},
+    those that were beyond it.
     """
 
     since: Instant

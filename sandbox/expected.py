@@ -97,7 +97,8 @@ class Reach(Struct, frozen=True, kw_only=True):
 class Picture(Struct, kw_only=True):
     """All outcomes of a city as sets. by_sms, by_mail, by_nobody: (citizen, template) with how often, by what
     notify says; texted: (phone, template) and mailed: (address, template) by the books of gateway and mail
-    server. asked_after: SMS (citizen, template) that notify learned of by asking.
+    server; mailed_again: what has a Message-ID that it had already, which a mailbox does not show.
+    asked_after: SMS (citizen, template) that notify learned of by asking.
 
     refused: (label of the blunder, reason). parked and forged: places (topic/partition/offset) of records.
     unlike: request ids that were said twice and answered in different words.
@@ -117,6 +118,7 @@ class Picture(Struct, kw_only=True):
     asked_after: Counter[tuple[int, str]] = field(default_factory=Counter)
     texted: Counter[tuple[str, str]] = field(default_factory=Counter)
     mailed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    mailed_again: Counter[tuple[str, str]] = field(default_factory=Counter)
     refused: set[tuple[str, str]] = field(default_factory=set)
     parked: Counter[str] = field(default_factory=Counter)
     forged: Counter[str] = field(default_factory=Counter)

@@ -224,9 +224,10 @@ async def _seen(drive: Drive, watch: Watch, ground: Ground) -> Picture:
     async with aiohttp.ClientSession() as http:
         for sms in await _book(http, ground.sms, _Sms):
             seen.texted[sms.phone, sms.template] += 1
-        for mail in set(await _book(http, ground.mail, _Mail)):     # a mailbox shows a Message-ID once
+        for mail, times in Counter(await _book(http, ground.mail, _Mail)).items():
             template = watch.templates.get(mail.message_id.partition("@")[0], "told by nobody")
             seen.mailed[mail.to, template] += 1
+            seen.mailed_again += Counter({(mail.to, template): times - 1})
     return seen
 
 

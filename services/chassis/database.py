@@ -1,7 +1,12 @@
 """How does a process reach its database, and which errors pass by themselves?"""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
 import asyncpg
 
+Result = TypeVar("Result")
 # The order of the limits is a promise: an attempt ends itself, is put back, and at last parked. Were the
 # server first, the connection would be gone and with it the process, again and again, and nobody would ever
 # park the culprit. The server's limit is for a process that is frozen and holds its locks.
@@ -75,6 +80,17 @@ async def check(db: asyncpg.Connection) -> None:
 async def holds(db: asyncpg.Connection, name: str) -> bool:
     """Whether this session has the name now: one session at a time, until it ends."""
     return bool(await db.fetchval("select pg_try_advisory_lock(hashtextextended($1, 0))", name))
+
+
+async def while_beating(db: asyncpg.Connection, work: Coroutine[Any, Any, Result]) -> Result:
+    """Do what may take long outside, and keep this session with its locks alive meanwhile."""
+    task = asyncio.create_task(work)
+    try:
+        while not (await asyncio.wait({task}, timeout=IDLE_SECONDS / 3))[0]:
+            await db.fetchval("select 1")
+        return task.result()
+    finally:
+        task.cancel()
 
 
 def is_broken(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
 from services.chassis.meter import Metered
 from services.chassis.polling import rest
-from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress, take_up
+from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress
 from services.chassis.shell import say_goodbye, subscriber
 from services.chassis.telemetry import batch_span, log
 from services.chassis.wire import Reader
@@ -56,10 +56,10 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.db: asyncpg.Connection | None = None
         self.lock = asyncio.Lock()
         self.stopping = False
-        self.done: dict[TopicPartition, int] = {}          # as the database has it; empty: not known
+        self.done: dict[TopicPartition, int] = {}          # as the database has it
         self.pending: dict[TopicPartition, int] = {}
         self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
-        self._follows = 0                                   # how often we have
+        self._follows, self._torn = 0, False                # how often, and whether we must
         self.dirty, self.compared = asyncio.Event(), asyncio.Event()
         self._refilled: set[TopicPartition] = set()        # sought back at the last comparison
         self.last_batch = 0.0
@@ -71,7 +71,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Register with the shell."""
         self.sub = subscriber(
             broker, self.topics, self.handle, group=self.group, member=self.member, listener=self,
-            max_records=MAX_RECORDS,
+            max_records=MAX_RECORDS, torn=self._tear,
         )  # fmt: skip
 
     # The connection: no lock, no pen
@@ -98,6 +98,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if self.member:
             log.error("fenced", member=self.member, why=why)
             os._exit(FENCED)
+        if self.db is not None:
+            self.db.terminate()         # it may hold locks
         self.db = None
 
     async def beat(self) -> None:
@@ -110,7 +112,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             frozen = time.monotonic() - before > IDLE_SECONDS * 0.8
             if self.member and (frozen or self.db is None or self.db.is_closed()):
                 self.lost("frozen or closed")
-            elif self.db is not None and not self.lock.locked():  # a batch is itself a beat
+            else:
                 async with self.lock:
                     try:
                         await self._look()
@@ -123,11 +125,13 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
             self.compared.clear()
-            await self._pass_skipped()
-            await self.flush()
-            for offsets in (self.done, self.pending, self.skipped):
-                offsets.clear()
-            self.lag.forget()
+            try:
+                await self._pass_skipped()
+                await self.flush()
+            finally:
+                for offsets in (self.done, self.pending, self.skipped):
+                    offsets.clear()
+                self.lag.forget()
 
     async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         """Ours now. If the broker's offset is past what the database has done, somebody skipped: go back and
@@ -155,7 +159,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         committed = await asyncio.gather(*(consumer.committed(partition) for partition in partitions))
         begins = await consumer.beginning_offsets(partitions)
         async with self.lock:
-            await self._learn(partitions)
+            self.done = await self._learn(partitions)
         for partition, offset in zip(partitions, committed):
             due = max(self.done[partition] + 1, begins[partition])
             if offset is not None and offset > due:
@@ -165,32 +169,35 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 consumer.seek(partition, due)
                 self._refilled.add(partition)
 
-    async def _learn(self, partitions: list[TopicPartition]) -> None:
+    async def _learn(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """What is done, as the database says."""
         if self.db is None:
             await self.open()
         await end_left_open(self.db)
-        done = await take_up(self.db, self.name, partitions)
-        self.done = {TopicPartition(*place): offset for place, offset in done.items()}
+        done = await read_progress(self.db, self.name, partitions)
+        return {TopicPartition(*place): offset for place, offset in done.items()}
 
     async def _look(self) -> None:
         """Whether we still go on from where the database is."""
-        await end_left_open(self.db)
-        done = await read_progress(self.db, self.name, list(self.done))
-        if done != self.done:
+        if await self._learn(list(self.done)) != self.done or self._torn:
             await self._follow()
 
+    def _tear(self) -> None:
+        self._torn = True
+
     async def _follow(self) -> None:
-        """Somebody has set our progress, or a commit's reply got lost: go on from where the database is. What
-        was fetched before comes again.
+        """Somebody has set our progress, a commit's reply or what was fetched got lost: go on from where the
+        database is. What was fetched before comes again.
         """
-        await self._learn(sorted(self.sub.consumer.assignment()))
-        self._follows += 1
-        self.pending.clear()
+        self.done = await self._learn(sorted(self.sub.consumer.assignment()))
+        self._follows, self._torn = self._follows + 1, False
+        self.pending = {partition: offset + 1 for partition, offset in self.done.items() if offset >= 0}
         self.skipped.clear()
+        self.lag.forget()
+        self.dirty.set()
         log.warning("followed", group=self.group, partitions=len(self.done))
-        for partition, offset in self.done.items():
-            self.sub.consumer.seek(partition, offset + 1)
+        for partition in self.done.keys() & self.sub.consumer.assignment():
+            self.sub.consumer.seek(partition, self.done[partition] + 1)
 
     # Batches
 
@@ -219,13 +226,12 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             if self.db is None:
                 await self.open()
-            if not self.done:       # it may go on elsewhere; these come again
-                self._seek_back(runs)
-                await self._follow()
-                self.lag.put_back(runs, counts=False)
-                return 0.0
             work = Metered(self._work(runs))
-            count = await work
+            try:
+                count = await work
+            except Moved:
+                await self._follow()
+                return 0.0
         except (Exception, asyncio.CancelledError) as error:
             if is_ours_to_stop(error):
                 raise
@@ -253,8 +259,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _work(self, runs: Runs) -> int | None:
         """How many messages of ours were done; None: there was nothing for us, and no transaction was needed.
         """
-        arrivals: list[Arrival] = []
-        unreadable: list[Unreadable] = []
+        if self._torn:
+            raise Moved
+        arrivals, unreadable = list[Arrival](), list[Unreadable]()
         positions: Positions = {}
         for partition, run in runs.items():
             positions[partition.topic, partition.partition] = Step(self.done[partition], run[-1].offset)
@@ -288,14 +295,11 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     def _failed(self, error: BaseException, runs: Runs) -> float:
         """How long to pause before the same comes again."""
         lost = is_broken(error) or self.db is None or self.db.is_closed()
-        self.lag.put_back(runs, counts=not lost and not isinstance(error, Halted | Moved))
+        self.lag.put_back(runs, counts=not lost and not isinstance(error, Halted))
         if lost:
             self.lost(f"{type(error).__name__}: {error}")
         if isinstance(error, Halted):
             return 1.0
-        if isinstance(error, Moved):
-            self.done.clear()
-            return 0.0
         failures = max(1, self.lag.failures(runs))
         text = f"{type(error).__name__}: {error}"[:300]
         log.warning("batch_put_back", group=self.group, failures=failures, error=text)
@@ -370,7 +374,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         if not offsets:
             return
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(0.8 * IDLE_SECONDS):    # the session's lock outlives it
                 await consumer.commit(offsets)
         except (KafkaError, IllegalStateError, TimeoutError) as error:
             metrics.commit_failed(self.engine.service, self.name)

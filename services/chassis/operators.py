@@ -22,11 +22,12 @@ from contracts.operations import (
     ServiceResumed,
 )
 from contracts.reasons import Reason, Refused, refused
+from contracts.topics import TOPICS
 from services.chassis.arrival import Arrival, RequestKey
-from services.chassis.database import is_broken
+from services.chassis.database import is_broken, while_beating
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
-from services.chassis.progress import set_back
+from services.chassis.progress import Place, set_back
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers
@@ -105,13 +106,17 @@ class Operators(Lane):
         would never end.
         """
         rows = await db.fetch(_READ, self.name)
-        partitions = [TopicPartition(*row) for row in rows]
-        at = int(since.timestamp() * 1000)
-        first = await self.sub.consumer.offsets_for_times(dict.fromkeys(partitions, at))
-        ends = await self.sub.consumer.end_offsets(partitions)      # where nothing has come since
-        return await set_back(
-            db, {(p.topic, p.partition): found.offset if (found := first[p]) else ends[p] for p in partitions}
-        )
+        partitions = [TopicPartition(*row) for row in rows if row[0] in TOPICS]
+        return await set_back(db, await while_beating(db, self._begins(partitions, since)))
+
+    async def _begins(self, partitions: list[TopicPartition], since: datetime) -> dict[Place, int]:
+        """Their first records since then; their ends, where nothing has come. The ends first: what comes in
+        between is read.
+        """
+        consumer, at = self.sub.consumer, int(since.timestamp() * 1000)
+        ends = await consumer.end_offsets(partitions)
+        found = await consumer.offsets_for_times(dict.fromkeys(partitions, at))
+        return {(p.topic, p.partition): found[p].offset if found[p] else ends[p] for p in partitions}
 
     async def _redrive(self, db: asyncpg.Connection, order: Redrive) -> dict[str, Any] | Refused:
         if order.reason not in Reason.__members__:

@@ -1,7 +1,7 @@
 """How far is a lane? Its last offsets stand in its service's database; the broker's only follow them.
 
 A batch moves a partition on from where it took it up and from nowhere else: whoever sets `progress` back
-makes every member read again from there, and a frozen member that wakes moves nothing.
+makes every member read again from there.
 """
 
 from collections.abc import Collection, Mapping
@@ -29,18 +29,13 @@ class Moved(Exception):
     """A partition is not where the batch took it up: read again from where it is."""
 
 
-async def take_up(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
-    """`read_progress`, of partitions that may have no row yet."""
+async def read_progress(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
+    """The last offset that is done in each of these; -1: none yet. Each has its row afterwards."""
     await db.execute(
         "insert into progress select $1::text, *, -1 from unnest($2::text[], $3::int[])"
         " on conflict do nothing",
         lane, *_columns(places),
     )
-    return await read_progress(db, lane, places)
-
-
-async def read_progress(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
-    """The last offset that is done in each of these; -1: none yet."""
     rows = await db.fetch(
         'select p.topic, p.partition, p."offset" from unnest($2::text[], $3::int[]) it(topic, partition)'
         " join progress p using (topic, partition) where p.lane = $1",

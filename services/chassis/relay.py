@@ -3,16 +3,14 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Coroutine
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 
 from services.chassis import metrics
-from services.chassis.database import IDLE_SECONDS, holds
+from services.chassis.database import holds, while_beating
 from services.chassis.outbox import Said
 from services.chassis.polling import news, rest
 from services.chassis.telemetry import is_sampled, span_of
@@ -135,23 +133,11 @@ class Relay:
                 break
         if not sent:
             return 0
-        await self._while_beating(connection, self._send(said))
+        await while_beating(connection, self._send(said))
         await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
         self.memory.forget(max(sent))
         metrics.relay_sent(self.service, len(said))
         return len(said)
-
-    async def _while_beating(
-        self, connection: asyncpg.Connection, sending: Coroutine[Any, Any, None]
-    ) -> None:
-        """Send, however long the broker takes, and keep the session with its lock alive meanwhile."""
-        task = asyncio.create_task(sending)
-        try:
-            while not (await asyncio.wait({task}, timeout=IDLE_SECONDS / 3))[0]:
-                await connection.fetchval("select 1")
-            task.result()
-        finally:
-            task.cancel()
 
     async def _read(self, connection: asyncpg.Connection, batch_id: int, at: datetime) -> list[Said]:
         found = [Said(*record) for record in await connection.fetch(_READ, batch_id, at)]

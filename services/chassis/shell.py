@@ -18,10 +18,10 @@ Records = tuple[ConsumerRecord, ...]
 
 def subscriber(
     broker: KafkaBroker, topics: list[str], handle: Callable[[Records], Awaitable[None]], *, group: str,
-    member: str, listener: ConsumerRebalanceListener, max_records: int,
+    member: str, listener: ConsumerRebalanceListener, max_records: int, torn: Callable[[], None],
 ) -> Any:
     """Registered, not started. Nothing may raise before the handler: the parser reads no header, the decoder
-    no body. member: its static name in the group, or "".
+    no body. member: its static name in the group, or "". torn: see `patiently`.
     """
 
     async def parser(records: Records) -> KafkaAckableMessage:
@@ -59,7 +59,7 @@ def subscriber(
         rebalance_timeout_ms=60_000,
     )
     sub(handle)
-    sub.get_msg = patiently(sub)
+    sub.get_msg = patiently(sub, torn)
     return sub
 
 

@@ -306,7 +306,7 @@ async def test_a_claim_that_has_gone_to_another_worker_is_not_given_back(
 async def test_a_slow_provider_costs_the_worker_neither_its_session_nor_what_is_in_flight(
     database: Database, broker: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("calls", "database", "lane", "relay"):
+    for name in ("calls", "database", "lane"):
         monkeypatch.setattr(f"services.chassis.{name}.IDLE_SECONDS", 2.0)
     monkeypatch.setattr("services.chassis.calls.LOOK_AHEAD", 2)
     provider = Provider()

@@ -180,8 +180,8 @@ async def test_what_a_batch_left_open_when_its_time_was_up_takes_no_progress_alo
             lane.skipped = {TopicPartition(ENROLLMENTS, 3): 41}
             await lane._pass_skipped()
             await lane.db.execute("begin; update progress set \"offset\" = 0")
-            await lane._learn([TopicPartition(ENROLLMENTS, 3)])
-        assert lane.done == {TopicPartition(ENROLLMENTS, 3): 40}
+            done = await lane._learn([TopicPartition(ENROLLMENTS, 3)])
+        assert done == {TopicPartition(ENROLLMENTS, 3): 40}
 
 
 async def test_what_a_batch_left_open_lets_go_of_its_locks_when_the_partitions_are_given_away(
@@ -309,30 +309,3 @@ async def _inbox(made: Toy, count: int) -> bool:
 
 async def _largest(lane: Lane) -> bool:
     return bool(lane.sub.max_records == MAX_RECORDS)
-
-
-async def test_who_sets_progress_back_makes_an_idle_lane_read_again(
-    database: Database, broker: Stack, tmp_path: Path
-) -> None:
-    async with toy(database) as made, producing(broker) as producer, running(broker, tmp_path, made.on):
-        for _ in range(40):
-            await say(producer, approved())
-        await until(lambda: bills(made, 40))
-        async with database.connect() as other:     # what was done is forgotten, so that it shows
-            await other.execute("delete from billing.inbox; update billing.progress set \"offset\" = -1")
-        await until(lambda: bills(made, 80))
-
-
-async def test_what_is_passed_over_does_not_undo_that_progress_was_set_back(
-    database: Database, broker: Stack, tmp_path: Path
-) -> None:
-    async with at_rest(database, broker, tmp_path) as lane:
-        (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
-        async with database.connect() as other:
-            await other.execute("update billing.progress set \"offset\" = -1")
-        async with lane.lock:
-            lane.skipped = {partition: lane.done[partition] + 10}
-            await lane._pass_skipped()
-            assert lane.done[partition] == -1
-            assert (lane.skipped, lane.pending) == ({}, {})
-            assert await lane.sub.consumer.position(partition) == 0

@@ -17,7 +17,6 @@ from contracts.enrollment import EnrollmentApproved
 from contracts.operations import Republish
 from contracts.topics import MAX_MESSAGE_BYTES
 from sandbox.stack import Stack
-from services.chassis import relay
 from services.chassis.database import connect
 from services.chassis.ids import uuid7
 from services.chassis.relay import Memory, Relay
@@ -45,7 +44,7 @@ class Slow(AIOKafkaProducer):  # type: ignore[misc]
 async def test_a_relay_whose_broker_is_slow_keeps_its_session(
     database: Database, broker: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "IDLE_SECONDS", 0.6)
+    monkeypatch.setattr("services.chassis.database.IDLE_SECONDS", 0.6)
     ready = asyncio.Event()
     async with toy(database) as made, Slow(broker, ready) as slow:
         await made.run(made.arrived(approved()))

@@ -83,7 +83,6 @@ async def compare(siege: Siege, *, ordered: bool) -> list[str]:
         ]
     texted, mailed = [await siege.http(name, "/simulator/book") for name in ("sms", "mail")]
     mails = {(mail["message_id"], mail["to"], mail["subject"], mail["text"]) for mail in mailed}
-    siege.done["mails sent again under their Message-ID"] += len(mailed) - len(mails)
     for name, numbers in (("sms", [sms["out_id"] for sms in texted]), ("mail", [mail[0] for mail in mails])):
         twice = _twice(numbers)
         wrong += [f"{name}: {len(twice)} sent twice, e.g. {twice[0]}"] if twice else []

@@ -4,7 +4,7 @@ only.
 
 from collections.abc import Callable
 
-from services.chassis import calls, database, relay
+from services.chassis import calls, database
 from services.chassis import lane as lane_module
 from services.chassis.lane import Lane
 
@@ -26,7 +26,7 @@ def _only(*reasons: str) -> Callable[[], None]:
 
 def _short_idle() -> None:
     """A silent session ends after 3 s instead of 10."""
-    for module in (calls, database, lane_module, relay):
+    for module in (calls, database, lane_module):
         module.IDLE_SECONDS = 3.0  # type: ignore[attr-defined]
 
 

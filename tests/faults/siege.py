@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import replace
 
+from contracts.answers import Accepted
 from contracts.operations import Republish, Reread
 from sandbox.clock import begin
 from sandbox.drive import Outside
@@ -291,9 +292,12 @@ class Siege:
         try:
             for reader in SERVICES:
                 name = f"reread-{reader}-{time.monotonic_ns()}"
-                await operators.ask(Reread(request_id=name, service=reader, operator="siege", since=since))
+                order = Reread(request_id=name, service=reader, operator="siege", since=since)
+                await _accepted(operators, order)
             name = f"republish-{time.monotonic_ns()}"
-            await operators.ask(Republish(request_id=name, service=service, operator="siege", since=since))
+            await _accepted(
+                operators, Republish(request_id=name, service=service, operator="siege", since=since)
+            )
         finally:
             await operators.stop()
 
@@ -361,3 +365,12 @@ async def besieged(
             yield siege
         finally:
             await asyncio.gather(*(keeper.stop() for keeper in siege.keepers.values()))
+
+
+async def _accepted(operators: Partner, order: Reread | Republish) -> None:
+    """The order until it is done; a service that is being hurt may refuse it."""
+    end = time.monotonic() + READY_SECONDS
+    while not isinstance(answer := await operators.ask(order), Accepted):
+        if time.monotonic() > end:
+            raise TimeoutError(f"{answer}")
+        order = replace(order, request_id=f"again-{time.monotonic_ns()}")
