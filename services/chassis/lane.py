@@ -26,7 +26,7 @@ from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
 from services.chassis.meter import Metered
-from services.chassis.polling import rest
+from services.chassis.polling import FOREIGN_REST_SECONDS, rest
 from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress
 from services.chassis.shell import say_goodbye, subscriber
 from services.chassis.telemetry import batch_span, log
@@ -59,9 +59,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self.done: dict[TopicPartition, int] = {}          # as the database has it
         self.pending: dict[TopicPartition, int] = {}
         self.skipped: dict[TopicPartition, int] = {}       # offsets of batches that held nothing of ours
-        self._follows, self._torn = 0, False                # how often, and whether we must
+        # counts what makes fetched records come again; torn: some may have got lost on their way to us
+        self.era, self.torn = 0, False
         self.dirty, self.compared = asyncio.Event(), asyncio.Event()
-        self._refilled: set[TopicPartition] = set()        # sought back at the last comparison
         self.last_batch = 0.0
         self.lag = Lag()
         self.sub: Any = None
@@ -71,7 +71,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Register with the shell."""
         self.sub = subscriber(
             broker, self.topics, self.handle, group=self.group, member=self.member, listener=self,
-            max_records=MAX_RECORDS, torn=self._tear,
+            max_records=MAX_RECORDS, fetching=self,
         )  # fmt: skip
 
     # The connection: no lock, no pen
@@ -125,6 +125,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         """Wait for the batch in flight, commit what is done in the old generation, forget it."""
         async with self.lock:
             self.compared.clear()
+            self.era += 1
             try:
                 await self._pass_skipped()
                 await self.flush()
@@ -140,7 +141,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         No batch is handled before this comparison: it would move the very offset that is compared.
         """
         log.info("assigned", group=self.group, partitions=len(assigned))
-        self._refilled = set()
         while assigned and not self.stopping:
             try:
                 await self._compare(assigned)
@@ -167,7 +167,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
                 log.error("gap_refilled", group=self.group, topic=partition.topic,
                           partition=partition.partition, skipped=offset - due)
                 consumer.seek(partition, due)
-                self._refilled.add(partition)
+                self.era += 1
 
     async def _learn(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """What is done, as the database says."""
@@ -179,18 +179,15 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def _look(self) -> None:
         """Whether we still go on from where the database is."""
-        if await self._learn(list(self.done)) != self.done or self._torn:
+        if await self._learn(list(self.done)) != self.done or self.torn:
             await self._follow()
-
-    def _tear(self) -> None:
-        self._torn = True
 
     async def _follow(self) -> None:
         """Somebody has set our progress, a commit's reply or what was fetched got lost: go on from where the
         database is. What was fetched before comes again.
         """
         self.done = await self._learn(sorted(self.sub.consumer.assignment()))
-        self._follows, self._torn = self._follows + 1, False
+        self.era, self.torn = self.era + 1, False
         self.pending = {partition: offset + 1 for partition, offset in self.done.items() if offset >= 0}
         self.skipped.clear()
         self.lag.forget()
@@ -203,18 +200,17 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
-        early, follows = not self.compared.is_set(), self._follows
+        era = self.era
         fetched = by_partition(records)
         self.lag.fetched(fetched)
         await self.compared.wait()
         async with self.lock:
             owned = self.sub.consumer.assignment()
             runs = {partition: run for partition, run in fetched.items() if partition in owned}
-            if early:       # fetched before we sought back: they come again in their place
-                runs = {partition: run for partition, run in runs.items() if partition not in self._refilled}
-            if not runs or self.stopping or follows != self._follows:
+            if not runs or self.stopping:
                 self.lag.forget()
                 return
+            self.torn |= era != self.era
             pause = await self._handle(runs)
         if pause:
             await asyncio.sleep(pause)  # outside the lock: a rebalance need not wait for it
@@ -240,7 +236,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         self._done(runs, count)
         metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
         self._govern(count, records, work.cpu)
-        return rest(started, records, most)
+        return rest(started, records, most, FOREIGN_REST_SECONDS if count is None else 0.0)
 
     def _done(self, runs: Runs, count: int | None) -> None:
         """Committed, or nothing of ours: these offsets may go out with the next flush."""
@@ -259,7 +255,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _work(self, runs: Runs) -> int | None:
         """How many messages of ours were done; None: there was nothing for us, and no transaction was needed.
         """
-        if self._torn:
+        if self.torn:
             raise Moved
         arrivals, unreadable = list[Arrival](), list[Unreadable]()
         positions: Positions = {}

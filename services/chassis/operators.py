@@ -28,6 +28,7 @@ from services.chassis.database import is_broken, while_beating
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
 from services.chassis.progress import Place, set_back
+from services.chassis.relay import send_again
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.telemetry import log
 from services.chassis.timers import Timers
@@ -83,12 +84,7 @@ class Operators(Lane):
             await self.timers.engine.halt.read(db)
             return {"was_halted": gone != "DELETE 0"}
         if isinstance(order, Republish):
-            again = await db.execute(
-                "insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1"
-                " on conflict do nothing",
-                order.since,
-            )
-            return {"batches": int(again.rpartition(" ")[2])}
+            return {"batches": await send_again(db, order.since)}
         if isinstance(order, Reread):
             return {"partitions": await self._reread(db, order.since)}
         if isinstance(order, AdvanceClock):

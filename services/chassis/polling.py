@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka.errors import KafkaError
@@ -15,18 +15,21 @@ POLL_MS = 500
 EMPTY_SECONDS = 0.005
 SMALL = 250                     # a batch below it is small
 LONGEST_REST_SECONDS = 0.1
+FOREIGN_REST_SECONDS = 0.03     # after records of which none was ours, which took no time
+AT_ONCE_SECONDS, GATHER_MS = 0.001, 5
 
 Poll = Callable[[AIOKafkaConsumer], Awaitable[tuple[ConsumerRecord, ...]]]
 
 
-def rest(began: float, count: int, most: int = SMALL) -> float:
+def rest(began: float, count: int, most: int = SMALL, least: float = 0.0) -> float:
     """How many seconds to rest after a batch: after a small one as long as it worked.
 
     A busy machine then gathers larger batches, which cost far less a message; an idle one still takes what
     comes at once. began: of the monotonic clock. most: how many it might have taken; behind a batch that took
-    them all more is waiting, so there is no rest.
+    them all more is waiting, so there is no rest. least: seconds, after a small one.
     """
-    return min(time.monotonic() - began, LONGEST_REST_SECONDS) if 0 < count < min(most, SMALL) else 0.0
+    worked = time.monotonic() - began
+    return min(max(worked, least), LONGEST_REST_SECONDS) if 0 < count < min(most, SMALL) else 0.0
 
 
 async def news(event: asyncio.Event, seconds: float) -> None:
@@ -40,22 +43,39 @@ async def news(event: asyncio.Event, seconds: float) -> None:
         pass
 
 
-def patiently(subscriber: Any, torn: Callable[[], None]) -> Poll:
-    """What a batch subscriber of FastStream does instead of its own `get_msg`. torn: told when the client
-    raises, for what it had taken from other partitions then is gone, and its places stand behind it.
+class Fetching(Protocol):
+    """Who must know when records may be missing among those that it gets: after an error of the client,
+    which throws away what it had taken from other partitions, and when they were sought anew in between.
+
+    era: grows with each such seek. torn: it must go on from where its database is.
+    """
+
+    era: int
+    torn: bool
+
+
+def patiently(subscriber: Any, fetching: Fetching) -> Poll:
+    """What a batch subscriber of FastStream does instead of its own `get_msg`.
 
     That one asks up to 50 times a second and sleeps blindly after an empty answer: four idle services burn
-    3 % of a core with it, and who comes alone waits for the sleep to end.
+    3 % of a core with it, and who comes alone waits for the sleep to end. What lies here already was fetched
+    when the first of it came, before the lane worked and rested; more has come since, and is asked for.
     """
 
     async def poll(consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord, ...]:
+        asked, more = time.monotonic(), {}
         try:
             polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=subscriber.max_records)
+            era = fetching.era
+            left = subscriber.max_records - sum(map(len, polled.values()))
+            if polled and left > 0 and time.monotonic() - asked < AT_ONCE_SECONDS:
+                more = await consumer.getmany(timeout_ms=GATHER_MS, max_records=left)
         except KafkaError:
-            torn()
+            fetching.torn = True
             raise
+        fetching.torn |= era != fetching.era
         if not polled:
             await asyncio.sleep(EMPTY_SECONDS)  # it may come back empty at once, while partitions move
-        return tuple(chain.from_iterable(polled.values()))
+        return tuple(chain.from_iterable((*polled.values(), *more.values())))
 
     return poll

@@ -21,6 +21,11 @@ MESSAGE = (
     "part, topic, type, seq, key, ce_id::text, subject, ce_time, replace(journey::text, '-', ''), payload"
 )
 _READ = f"select {MESSAGE} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
+# A row that was written again meanwhile is to be sent again, behind the older ones: it stays.
+_NEXT = "select batch_id, at, ctid from unsent order by batch_id limit $1"
+_SENT = "delete from unsent where batch_id = any($1::bigint[]) and ctid = any($2::tid[])"
+_AGAIN = """insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1
+on conflict (batch_id) do update set at = excluded.at"""
 _VERSION, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
 
 
@@ -49,6 +54,11 @@ def headers(said: Said, source: str) -> list[tuple[str, bytes]]:
         span = span_of(said.ce_id)
         built.append(("traceparent", f"00-{said.journey}-{span}-{flags}".encode()))
     return built
+
+
+async def send_again(db: asyncpg.Connection, since: datetime) -> int:
+    """Everything that was said since then goes out again, in its order; how many batches."""
+    return int((await db.execute(_AGAIN, since)).rpartition(" ")[2])
 
 
 class Memory:
@@ -123,18 +133,18 @@ class Relay:
 
     async def turn(self, connection: asyncpg.Connection) -> int:
         """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""
-        rows = await connection.fetch("select batch_id, at from unsent order by batch_id limit $1", AT_MOST)
+        rows = await connection.fetch(_NEXT, AT_MOST)
         said: list[Said] = []
-        sent: list[int] = []
-        for batch_id, at in rows:
+        sent: dict[int, tuple[int, int]] = {}
+        for batch_id, at, version in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
-            sent.append(batch_id)
+            sent[batch_id] = version
             if len(said) >= ENOUGH:
                 break
         if not sent:
             return 0
         await while_beating(connection, self._send(said))
-        await connection.execute("delete from unsent where batch_id = any($1::bigint[])", sent)
+        await connection.execute(_SENT, list(sent), list(sent.values()))
         self.memory.forget(max(sent))
         metrics.relay_sent(self.service, len(said))
         return len(said)

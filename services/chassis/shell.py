@@ -11,17 +11,18 @@ from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 
-from services.chassis.polling import patiently
+from services.chassis.polling import Fetching, patiently
 
 Records = tuple[ConsumerRecord, ...]
 
 
 def subscriber(
     broker: KafkaBroker, topics: list[str], handle: Callable[[Records], Awaitable[None]], *, group: str,
-    member: str, listener: ConsumerRebalanceListener, max_records: int, torn: Callable[[], None],
+    member: str, listener: ConsumerRebalanceListener, max_records: int, fetching: Fetching,
 ) -> Any:
     """Registered, not started. Nothing may raise before the handler: the parser reads no header, the decoder
-    no body. member: its static name in the group, or "". torn: see `patiently`.
+    no body. member: its static name in the group, or "". fetching: who is told, see
+    there.
     """
 
     async def parser(records: Records) -> KafkaAckableMessage:
@@ -59,7 +60,7 @@ def subscriber(
         rebalance_timeout_ms=60_000,
     )
     sub(handle)
-    sub.get_msg = patiently(sub, torn)
+    sub.get_msg = patiently(sub, fetching)
     return sub
 
 

@@ -39,7 +39,7 @@ ENGINE_TABLES: dict[str, EngineTable] = {
             "at",
         ),
     ),
-    "unsent": EngineTable(may=("SELECT", "INSERT", "DELETE"), columns=("batch_id", "at")),
+    "unsent": EngineTable(may=READ_WRITE, columns=("batch_id", "at")),
     "request": EngineTable(
         may=("SELECT", "INSERT", "UPDATE"),
         columns=("partner", "request_id", "command", "digest", "answer", "key", "at"),

@@ -192,7 +192,7 @@ DENIED = "42501"
 ENGINE = {
     "inbox": "SELECT INSERT",
     "outbox": "SELECT INSERT",
-    "unsent": "SELECT INSERT DELETE",
+    "unsent": "SELECT INSERT UPDATE DELETE",
     "request": "SELECT INSERT UPDATE",
     "parked": "SELECT INSERT UPDATE DELETE",
     "parked_ref": "SELECT INSERT UPDATE DELETE",

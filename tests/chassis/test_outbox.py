@@ -19,7 +19,7 @@ from contracts.topics import MAX_MESSAGE_BYTES
 from sandbox.stack import Stack
 from services.chassis.database import connect
 from services.chassis.ids import uuid7
-from services.chassis.relay import Memory, Relay
+from services.chassis.relay import Memory, Relay, send_again
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
 from tests.chassis.running import partner, producing, records_of, running, say, until
@@ -73,6 +73,31 @@ async def test_a_batch_whose_rows_are_not_found_stays_to_be_sent(database: Datab
             await Relay("billing", Memory(), slow).turn(made.db)
 
         assert await made.rows("select count(*) from unsent") == [(1,)]
+
+
+async def test_what_goes_out_while_all_is_to_be_said_again_goes_out_again_behind_the_rest(
+    database: Database, broker: Stack
+) -> None:
+    """On a compacted topic what stands last is what counts."""
+    ready = asyncio.Event()
+    async with toy(database) as made, Slow(broker, ready) as slow, producing(broker) as fast:
+        person_id, begin = uuid7(), datetime.now(UTC)
+        old, new = approved(person_id=person_id), approved(person_id=person_id)
+        await made.run(made.arrived(old))
+        await Relay("billing", Memory(), fast).turn(made.db)
+        await made.run(made.arrived(new))
+        session = await connect(database.url("billing"), "relay")
+        relay = Relay("billing", Memory(), slow)
+        turn = asyncio.create_task(relay.turn(session))
+        await slow.begun.wait()
+        assert await send_again(made.db, begin) == 2
+        ready.set()
+        await turn
+        await relay.turn(session)
+        await session.close()
+
+        said = [decode(record.value)["enrollment_id"] for record in await records_of(broker, BILLS)]
+        assert said == [fact.enrollment_id for fact in (old, new, old, new)]
 
 
 class Talkative(Toy):

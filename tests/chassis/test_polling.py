@@ -1,10 +1,12 @@
 """When does a lane rest, and for how long?"""
 
 import time
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from services.chassis.polling import LONGEST_REST_SECONDS, SMALL, rest
+from services.chassis.polling import LONGEST_REST_SECONDS, SMALL, patiently, rest
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,28 @@ def test_after_a_small_batch_a_lane_rests_as_long_as_it_worked(
     worked: float, count: int, taken_at_most: int, least: float, most: float
 ) -> None:
     assert least <= rest(time.monotonic() - worked, count, taken_at_most) <= most
+
+
+def test_after_what_is_not_ours_a_lane_rests_though_it_had_no_work() -> None:
+    assert rest(time.monotonic(), 1, 1000, 0.03) == 0.03
+    assert rest(time.monotonic(), SMALL, 1000, 0.03) == 0.0
+
+
+class Client:
+    """Has one record, and gets others when it is asked again, while the partitions may be sought anew."""
+
+    def __init__(self, lane: SimpleNamespace, *, sought: bool) -> None:
+        self.lane, self.sought, self.records = lane, sought, [["first"], ["second"]]
+
+    async def getmany(self, **_: Any) -> dict[str, list[str]]:
+        if len(self.records) == 1 and self.sought:
+            self.lane.era += 1
+        return {"partition": self.records.pop(0)}
+
+
+@pytest.mark.parametrize("sought", [False, True])
+async def test_what_has_come_since_is_asked_for_and_a_seek_in_between_is_noticed(sought: bool) -> None:
+    lane = SimpleNamespace(era=3, torn=False)
+    poll = patiently(SimpleNamespace(max_records=1000), lane)
+    assert await poll(Client(lane, sought=sought)) == ("first", "second")
+    assert lane.torn is sought

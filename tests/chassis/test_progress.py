@@ -60,7 +60,8 @@ async def test_what_is_done_already_where_a_lane_follows_is_said_to_the_broker(
         (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
         before = lane.done[partition]
         async with database.connect() as other:
-            await other.execute("update billing.progress set \"offset\" = $1 + 1 where \"offset\" = $1", before)
+            on = "update billing.progress set \"offset\" = $1 + 1 where \"offset\" = $1"
+            await other.execute(on, before)
         await lane._look()
         assert lane.pending == {partition: before + 2}
 

@@ -44,8 +44,8 @@ _BAD_DAYS = {
     "faults": {"rates": {"place_timeout": 0.02, "place_500": 0.02, "query_500": 0.1}},
 }
 QUICK = Plan(
-    citizens=400, kills=2, at_points=1, points_once=True, zombies=1, storms=1, replays=1, brokers=1,
-    databases=1, outages=(8.0,), commits=6, acks=8, cuts=1, tails=1, provider=_BAD_DAYS,
+    citizens=160, kills=1, at_points=1, points_once=True, zombies=1, storms=1, replays=1, brokers=1,
+    databases=1, outages=(5.0,), commits=4, acks=4, cuts=1, tails=1, provider=_BAD_DAYS,
 )
 ROUNDS = 100
 
@@ -57,8 +57,8 @@ def round_of(number: int) -> Plan:
     """
     outage = 600.0 if number % 50 == 49 else 60.0 if number % 5 == 4 else 8.0
     return replace(
-        QUICK, citizens=1_000, seed=number + 1, commits=10, acks=10, outages=(outage,), storm=4, tail=50,
-        cuts=2, zombie_seconds=25.0,
+        QUICK, citizens=1_000, seed=number + 1, kills=2, commits=10, acks=10, outages=(outage,), storm=4,
+        tail=50, cuts=2, zombie_seconds=25.0,
     )
 
 
