@@ -179,7 +179,7 @@ class Push:
             stuck = []
             for service in OPERATED:
                 for topic, part, offset in await self._db.fetch(_PROGRESS.format(s=service)):
-                    if offset < last.get((topic, part), 0):
+                    if offset < last.get((topic, part), -1):
                         stuck.append(f"{service}: {topic}/{part} at {offset} of {last[topic, part]}")
             if not stuck or time.monotonic() > end:
                 return stuck

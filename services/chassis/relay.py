@@ -21,11 +21,12 @@ MESSAGE = (
     "part, topic, type, seq, key, ce_id::text, subject, ce_time, replace(journey::text, '-', ''), payload"
 )
 _READ = f"select {MESSAGE} from outbox where batch_id = $1 and at = $2 order by n"  # noqa: S608 -- our names
-# A row that was written again meanwhile is to be sent again, behind the older ones: it stays.
-_NEXT = "select batch_id, at, ctid from unsent order by batch_id limit $1"
-_SENT = "delete from unsent where batch_id = any($1::bigint[]) and ctid = any($2::tid[])"
+_NEXT = "select batch_id, at, again from unsent order by batch_id limit $1"
+# What is to be sent again meanwhile, behind the older ones, stays.
+_SENT = """delete from unsent u using unnest($1::bigint[], $2::int[]) sent(batch_id, again)
+where u.batch_id = sent.batch_id and u.again = sent.again"""
 _AGAIN = """insert into unsent(batch_id, at) select distinct batch_id, at from outbox where at >= $1
-on conflict (batch_id) do update set at = excluded.at"""
+on conflict (batch_id) do update set again = unsent.again + 1"""
 _VERSION, _JSON = ("ce_specversion", b"1.0"), ("content-type", b"application/json")
 
 
@@ -135,10 +136,10 @@ class Relay:
         """Send the oldest batches and take them off `unsent`. Returns how many messages; 0: nothing to do."""
         rows = await connection.fetch(_NEXT, AT_MOST)
         said: list[Said] = []
-        sent: dict[int, tuple[int, int]] = {}
-        for batch_id, at, version in rows:
+        sent: dict[int, int] = {}
+        for batch_id, at, again in rows:
             said += self.memory.take(batch_id) or await self._read(connection, batch_id, at)
-            sent[batch_id] = version
+            sent[batch_id] = again
             if len(said) >= ENOUGH:
                 break
         if not sent:

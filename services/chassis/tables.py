@@ -39,7 +39,7 @@ ENGINE_TABLES: dict[str, EngineTable] = {
             "at",
         ),
     ),
-    "unsent": EngineTable(may=READ_WRITE, columns=("batch_id", "at")),
+    "unsent": EngineTable(may=READ_WRITE, columns=("batch_id", "at", "again")),
     "request": EngineTable(
         may=("SELECT", "INSERT", "UPDATE"),
         columns=("partner", "request_id", "command", "digest", "answer", "key", "at"),
@@ -130,7 +130,8 @@ _DDL = (
     "create index outbox_batch on {s}.outbox (batch_id)",
     """create table {s}.unsent (
         batch_id bigint primary key default nextval('{s}.batch_seq'),
-        at timestamptz not null default now()
+        at timestamptz not null default now(),
+        again int not null default 0
     ) with (fillfactor = 50, {short})""",
     """create table {s}.request (
         partner text not null,

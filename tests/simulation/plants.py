@@ -9,7 +9,7 @@ import pytest
 from aiokafka import TopicPartition
 
 from contracts.operations import Republish
-from services.chassis import attempt
+from services.chassis import attempt, relay
 from services.chassis.arrival import Arrival
 from services.chassis.attempt import Attempt
 from services.chassis.batch import Engine
@@ -107,12 +107,12 @@ def clings(patch: Patch) -> None:
 
 def relay_waits_little(patch: Patch) -> None:
     """Whose answer takes longer than three seconds counts as sent."""
-    async def send(_relay: Relay, _db: Any, sending: Coroutine[Any, Any, None]) -> None:
+    async def send(_db: Any, sending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(sending)
         await asyncio.wait({task}, timeout=3.0)
         task.cancel()
 
-    patch.setattr(Relay, "_while_beating", send)
+    patch.setattr(relay, "while_beating", send)
 
 
 def door_keeps(patch: Patch) -> None:
