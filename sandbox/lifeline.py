@@ -116,7 +116,10 @@ class Child:
 
     def poll(self) -> int | None:
         """The command's exit code (128 + n when signal n ended it), None while it runs."""
-        return self._shell.poll()
+        code = self._shell.poll()
+        if code is not None:
+            self.ask_to_stop()      # releases the pipe; the watcher goes with it
+        return code
 
     def stop(self, how: str | None = None) -> int:
         """End it and wait; its exit code. how: a signal's name instead of the usual one."""

@@ -116,7 +116,6 @@ class Keeper:
                 await asyncio.sleep(_LOOK_SECONDS)  # a child's end raises no event on every system
             lived = time.time() - self._since
             self._failures = 1 if lived > _STEADY_SECONDS else self._failures + 1
-            self._child.ask_to_stop()  # releases the pipe; the watcher goes with it
             pid = self._child.known_pid or "unknown"
             self._phase, self._left = "waiting", code
             pause = pause_seconds(self._failures, code)
