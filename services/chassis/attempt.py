@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from itertools import groupby
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import asyncpg
 
@@ -224,14 +224,11 @@ async def _save_later(tx: Transaction) -> None:
     """Timers and calls that the handlers asked for; a call whose number waits already is the same call."""
     if tx.jobs:
         await tx.insert("job", _JOB, tx.jobs, _JOBS)
-    first: dict[str, tuple[Any, ...]] = {}
-    for call in tx.calls:
-        first.setdefault(call[1], call)
-    calls = list(first.values())
+    calls = list(tx.calls.values())
     if len(calls) >= FEW:       # no `on conflict`: it writes a sixth more log
-        rows = await tx.fetch("select number from call where number = any($1::text[])", [c[1] for c in calls])
+        rows = await tx.fetch("select number from call where number = any($1::text[])", list(tx.calls))
         there = {row[0] for row in rows}
-        calls = [call for call in calls if call[1] not in there]
+        calls = [call for number, call in tx.calls.items() if number not in there]
     if calls:
         await tx.insert("call", _CALL, calls, _CALLS)
 

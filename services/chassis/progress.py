@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from services.chassis.transaction import Transaction
 
 Place = tuple[str, int]     # topic, partition
+_DONE = """select p.topic, p.partition, p."offset"
+from unnest($2::text[], $3::int[]) it(topic, partition) join progress p using (topic, partition)
+where p.lane = $1"""
+_FIRST = """insert into progress select $1::text, *, -1 from unnest($2::text[], $3::int[])
+on conflict do nothing"""
 
 
 class Step(NamedTuple):
@@ -31,16 +36,10 @@ class Moved(Exception):
 
 async def read_progress(db: asyncpg.Connection, lane: str, places: Collection[Place]) -> dict[Place, int]:
     """The last offset that is done in each of these; -1: none yet. Each has its row afterwards."""
-    await db.execute(
-        "insert into progress select $1::text, *, -1 from unnest($2::text[], $3::int[])"
-        " on conflict do nothing",
-        lane, *_columns(places),
-    )
-    rows = await db.fetch(
-        'select p.topic, p.partition, p."offset" from unnest($2::text[], $3::int[]) it(topic, partition)'
-        " join progress p using (topic, partition) where p.lane = $1",
-        lane, *_columns(places),
-    )
+    rows = await db.fetch(_DONE, lane, *_columns(places))
+    if len(rows) < len(places):
+        await db.execute(_FIRST, lane, *_columns(places))
+        rows = await db.fetch(_DONE, lane, *_columns(places))
     return {(row[0], row[1]): row[2] for row in rows}
 
 

@@ -21,8 +21,7 @@ def subscriber(
     member: str, listener: ConsumerRebalanceListener, max_records: int, fetching: Fetching,
 ) -> Any:
     """Registered, not started. Nothing may raise before the handler: the parser reads no header, the decoder
-    no body. member: its static name in the group, or "". fetching: who is told, see
-    there.
+    no body. member: its static name in the group, or "". fetching: see there.
     """
 
     async def parser(records: Records) -> KafkaAckableMessage:

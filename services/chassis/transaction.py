@@ -51,7 +51,7 @@ class Transaction:
         self.deferred: set[RequestKey] = set()             # will be given by a later one
         self.waiting: dict[int, Ref] = {}                  # id(message) → the ref it waits for
         self.jobs: list[tuple[str, datetime, str, bytes, str | None]] = []
-        self.calls: list[tuple[str, str, str, bytes, str | None]] = []
+        self.calls: dict[str, tuple[str, str, str, bytes, str | None]] = {}     # by number, the first of each
         self.counts: list[tuple[Callable[[str, str], None], str]] = []     # once it is committed
         self._connection = connection
         self._arrivals: dict[int, Arrival] = {}
@@ -205,7 +205,8 @@ class Transaction:
         """Ask the outside, after this transaction. number: our business number, the same for every attempt.
         journey: whose trace the call and its outcome belong to; "": nobody's.
         """
-        self.calls.append((uuid7(), number, type(request).__name__, encode(request), journey or None))
+        one = (uuid7(), number, type(request).__name__, encode(request), journey or None)
+        self.calls.setdefault(number, one)
 
     # The engine's side
 

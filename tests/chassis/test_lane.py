@@ -242,7 +242,8 @@ async def test_offsets_moved_past_unread_facts_are_refilled(
             await until(lambda: bills(made, 40))
 
 
-async def skip_to_end(stack: Stack) -> None:
+async def skip_to_end(stack: Stack) -> dict[TopicPartition, int]:
+    """The group's offsets stand where the topic ends now; where that is."""
     consumer = AIOKafkaConsumer(
         bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False
     )
@@ -250,7 +251,9 @@ async def skip_to_end(stack: Stack) -> None:
     try:
         partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
         consumer.assign(partitions)
-        await consumer.commit({p: offset for p, offset in (await consumer.end_offsets(partitions)).items()})
+        ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
+        await consumer.commit(ends)
+        return ends
     finally:
         await consumer.stop()
 

@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
 from msgspec.json import encode
 
 from contracts.answers import Accepted, Rejected
 from contracts.billing import QueryBill
-from contracts.enrollment import ENROLLMENTS, EnrollmentSubmitted
+from contracts.enrollment import EnrollmentSubmitted
 from contracts.message import PersonId
 from contracts.operations import Redrive, Reread, Resume
 from contracts.reasons import Reason
@@ -27,6 +26,7 @@ from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
 from services.chassis.wire import Reader
 from tests.chassis.running import partner, producing, running, say, until
+from tests.chassis.test_lane import bills, skip_to_end
 from tests.chassis.test_parking import in_ms
 from tests.chassis.test_wire import reason
 from tests.chassis.toys import Toy, approved, owes, submitted, toy
@@ -258,7 +258,7 @@ async def test_a_service_that_stands_beyond_facts_it_never_saw_reads_them_when_a
     async with toy(database) as made, producing(broker) as producer:
         async with running(broker, tmp_path, made.on):
             await say(producer, approved())
-            await until(lambda: handled(made, 1))
+            await until(lambda: bills(made, 1))
         begin = datetime.now(UTC)
         for _ in range(30):
             await say(producer, approved())
@@ -272,7 +272,7 @@ async def test_a_service_that_stands_beyond_facts_it_never_saw_reads_them_when_a
             answer = await operators.ask(order)
             assert isinstance(answer, Accepted)
             assert answer.result["partitions"] >= 1
-            await until(lambda: handled(made, 31))
+            await until(lambda: bills(made, 31))
             never = datetime(2199, 1, 1, tzinfo=UTC)
             order = Reread(request_id="o-2", service="billing", operator="lin", since=never)
             answer = await operators.ask(order)
@@ -280,25 +280,10 @@ async def test_a_service_that_stands_beyond_facts_it_never_saw_reads_them_when_a
             assert answer.result == {"partitions": 0}
 
 
-async def handled(made: Toy, count: int) -> bool:
-    return len(await made.said()) == count
-
-
 async def stand_at_the_end(stack: Stack, made: Toy) -> None:
     """The reader's group and its database stand where other records were."""
-    consumer = AIOKafkaConsumer(
-        bootstrap_servers=stack.kafka_admin, group_id="billing-money", enable_auto_commit=False
-    )
-    await consumer.start()
-    try:
-        partitions = [TopicPartition(ENROLLMENTS, n) for n in range(4)]
-        consumer.assign(partitions)
-        ends = await consumer.end_offsets(partitions)
-        await consumer.commit(ends)
-        for partition, end in ends.items():
-            await made.db.execute(
-                "update progress set \"offset\" = $1 where topic = $2 and partition = $3",
-                end - 1, partition.topic, partition.partition,
-            )
-    finally:
-        await consumer.stop()
+    for partition, end in (await skip_to_end(stack)).items():
+        await made.db.execute(
+            "update progress set \"offset\" = $1 where topic = $2 and partition = $3",
+            end - 1, partition.topic, partition.partition,
+        )

@@ -36,7 +36,7 @@ async def set_back(
 ) -> AsyncIterator[tuple[Lane, TopicPartition]]:
     """A lane under its lock that has done one fact, and its partition, which somebody has set back."""
     async with at_rest(database, broker, folder) as lane, lane.lock:
-        (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
+        partition = read_by(lane)
         async with database.connect() as other:
             await other.execute("update billing.progress set \"offset\" = -1")
         yield lane, partition
@@ -57,7 +57,7 @@ async def test_what_is_done_already_where_a_lane_follows_is_said_to_the_broker(
     database: Database, broker: Stack, tmp_path: Path
 ) -> None:
     async with at_rest(database, broker, tmp_path) as lane, lane.lock:
-        (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
+        partition = read_by(lane)
         before = lane.done[partition]
         async with database.connect() as other:
             on = "update billing.progress set \"offset\" = $1 + 1 where \"offset\" = $1"
@@ -83,7 +83,7 @@ async def test_what_the_client_lost_with_an_error_comes_again(
 ) -> None:
     """It hands out nothing when one partition's bytes are broken, and stands behind what it had of others."""
     async with at_rest(database, broker, tmp_path) as lane, producing(broker) as producer:
-        (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
+        partition = read_by(lane)
         before, getmany = await fetched(broker, partition), lane.sub.consumer.getmany
 
         async def breaks(**_: object) -> None:
@@ -121,3 +121,9 @@ async def test_what_could_not_be_said_when_partitions_were_given_away_is_not_sai
 
 async def fetched(stack: Stack, partition: TopicPartition) -> ConsumerRecord:
     return next(r for r in await records_of(stack, ENROLLMENTS) if r.partition == partition.partition)
+
+
+def read_by(lane: Lane) -> TopicPartition:
+    """Where its only fact was."""
+    (partition,) = (partition for partition, done in lane.done.items() if done >= 0)
+    return partition

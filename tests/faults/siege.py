@@ -290,14 +290,9 @@ class Siege:
         operators = Partner("operators", self.stack.kafka("operators"), keys, self.ground.now, tries=20)
         await operators.start()
         try:
-            for reader in SERVICES:
-                name = f"reread-{reader}-{time.monotonic_ns()}"
-                order = Reread(request_id=name, service=reader, operator="siege", since=since)
-                await _accepted(operators, order)
-            name = f"republish-{time.monotonic_ns()}"
-            await _accepted(
-                operators, Republish(request_id=name, service=service, operator="siege", since=since)
-            )
+            orders = [(Reread, reader) for reader in SERVICES] + [(Republish, service)]
+            for order, to in orders:
+                await _accepted(operators, order(request_id="", service=to, operator="siege", since=since))
         finally:
             await operators.stop()
 
@@ -368,9 +363,11 @@ async def besieged(
 
 
 async def _accepted(operators: Partner, order: Reread | Republish) -> None:
-    """The order until it is done; a service that is being hurt may refuse it."""
+    """The order until it is done, each time under another id; a service that is being hurt may refuse it."""
     end = time.monotonic() + READY_SECONDS
-    while not isinstance(answer := await operators.ask(order), Accepted):
+    while True:
+        order = replace(order, request_id=f"siege-{time.monotonic_ns()}")
+        if isinstance(answer := await operators.ask(order), Accepted):
+            return
         if time.monotonic() > end:
             raise TimeoutError(f"{answer}")
-        order = replace(order, request_id=f"again-{time.monotonic_ns()}")
