@@ -104,6 +104,7 @@ class Kafka:
 
     def start(self) -> None:
         """Start it and return when it stores and coordinates. KafkaTrouble when it cannot."""
+        self.stop()  # what is left of one that was killed
         if not (self.data / "meta.properties").exists():
             self._format()
         text = ""

@@ -55,7 +55,8 @@ def as_popen(user: OsUser | None) -> dict[str, Any]:
 
 
 class Child:
-    """A running command that never outlives this process.
+    """A running command that never outlives this process. Whoever lets go of one has stopped it, also one that
+    ended by itself: that closes the pipe to it.
 
     log: where its output is appended; locked until nobody writes there any more. ending: the signal at the
     parent's end and of a plain `stop()`; grace_seconds: how long it then has before SIGKILL. env: its whole
@@ -116,10 +117,7 @@ class Child:
 
     def poll(self) -> int | None:
         """The command's exit code (128 + n when signal n ended it), None while it runs."""
-        code = self._shell.poll()
-        if code is not None:
-            self.ask_to_stop()      # releases the pipe; the watcher goes with it
-        return code
+        return self._shell.poll()
 
     def stop(self, how: str | None = None) -> int:
         """End it and wait; its exit code. how: a signal's name instead of the usual one."""

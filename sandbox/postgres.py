@@ -110,6 +110,7 @@ class Postgres:
 
     def start(self) -> None:
         """Start it and return when it takes connections. PostgresTrouble when it cannot."""
+        self.stop()  # what is left of one that was killed
         if not (self.place.data / "PG_VERSION").exists():
             self._create()
         self._sweep()

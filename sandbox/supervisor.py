@@ -75,7 +75,7 @@ class Keeper:
         if self._task:
             self._task.cancel()
         self._phase = "stopped"
-        if self._child and self._child.poll() is None:
+        if self._child:
             self._child.ask_to_stop()
             await asyncio.to_thread(self._child.stop)
 
@@ -104,6 +104,8 @@ class Keeper:
     def _launch(self) -> None:
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
+        if self._child is not None:
+            self._child.stop()
         self._child = Child(
             self.process.command, log=self._log, env=self.process.env, grace_seconds=_STOP_SECONDS, cwd=ROOT
         )

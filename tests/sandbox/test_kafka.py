@@ -40,7 +40,6 @@ def test_what_was_acknowledged_outlives_the_death_of_the_broker(kafka: Kafka) ->
 
     os.kill(pid, signal.SIGKILL)
     until(lambda: kafka.poll() is not None, "the broker's death")
-    kafka.stop()
     kafka.start()
 
     assert kafka.bootstrap == bootstrap, "clients look for it where it was"

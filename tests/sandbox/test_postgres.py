@@ -83,7 +83,6 @@ async def test_a_commit_outlives_the_death_of_the_server(postgres: Postgres) -> 
 
     os.kill(pid, signal.SIGKILL)
     until(lambda: postgres.poll() is not None)
-    postgres.stop()
     postgres.start()
 
     assert await ask(postgres, "select one from kept") == 1

@@ -1,6 +1,7 @@
 """Does what dies come back, and does nothing stay when all shall end?"""
 
 import asyncio
+import gc
 import json
 import os
 import re
@@ -73,6 +74,24 @@ async def test_a_killed_process_comes_back_where_it_was(tmp_path: Path) -> None:
     finally:
         await keeper.stop()
     assert not await answers(keeper.process.door, "")
+
+
+async def test_a_process_that_died_before_it_is_stopped_leaves_no_pipe(tmp_path: Path) -> None:
+    settings = tmp_path / "none.toml"
+    keeper = Keeper(
+        Process(name="none", module="sandbox.none", settings=settings, door="127.0.0.1:9", takes_argument=True),
+        tmp_path / "none.log",
+    )
+    keeper.start()
+    async with asyncio.timeout(15):
+        while keeper.seen().phase != "waiting":
+            await asyncio.sleep(0.02)
+
+    await keeper.stop()
+
+    assert keeper.pid is None
+    del keeper
+    gc.collect()  # a pipe that is still open would say so now, and warnings are errors here
 
 
 async def running_pid(keeper: Keeper, other_than: int = 0) -> int:
