@@ -222,7 +222,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             if self.db is None:
                 await self.open()
-            work = Metered(self._work(runs))
+            work = Metered(self._work(runs)) if self.name == "bulk" else self._work(runs)
             try:
                 count = await work
             except Moved:
@@ -235,7 +235,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             return self._failed(error, runs)
         self._done(runs, count)
         metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
-        self._govern(count, records, work.cpu)
+        if isinstance(work, Metered) and count:
+            self._govern(records, work.cpu)
         return rest(started, records, most, FOREIGN_REST_SECONDS if count is None else 0.0)
 
     def _done(self, runs: Runs, count: int | None) -> None:
@@ -301,12 +302,10 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         log.warning("batch_put_back", group=self.group, failures=failures, error=text)
         return float(min(0.1 * 2 ** (failures - 1), 5.0))
 
-    def _govern(self, count: int | None, records: int, cpu: float) -> None:
+    def _govern(self, records: int, cpu: float) -> None:
         """The next bulk batch should take 5 ms of CPU at most, by what this one took, while money is awake: a
         million bills never stand before a payment.
         """
-        if self.name != "bulk" or not count:
-            return
         fits = int(BULK_CPU_SECONDS * records / cpu) if cpu else MAX_RECORDS
         self.sub.max_records = (
             max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS

@@ -124,8 +124,7 @@ class Relay:
             count = await self.turn(connection)
             if count:
                 await asyncio.sleep(rest(began, count))
-            else:
-                await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
+            await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
 
     async def leads(self, connection: asyncpg.Connection) -> bool:
         """Whether the lock is ours now, on this session."""
@@ -144,6 +143,8 @@ class Relay:
                 break
         if not sent:
             return 0
+        if len(rows) == AT_MOST or len(sent) < len(rows):
+            self.memory.fresh.set()     # more is waiting
         await while_beating(connection, self._send(said))
         await connection.execute(_SENT, list(sent), list(sent.values()))
         self.memory.forget(max(sent))
