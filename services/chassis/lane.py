@@ -262,14 +262,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         positions: Positions = {}
         for partition, run in runs.items():
             positions[partition.topic, partition.partition] = Step(self.done[partition], run[-1].offset)
-            for record in run:
-                what = self.read(record)
-                if what is None:
-                    continue
-                if isinstance(what, Arrival):
-                    arrivals.append(what)
-                else:
-                    unreadable.append(what)
+            some, others = self.reader.records(run)
+            arrivals += some
+            unreadable += others
         if not arrivals and not unreadable:
             self.engine.halt.check()
             return None
@@ -278,10 +273,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             failures = self.lag.failures(runs)
             await self.engine.run_within(*batch, seconds=self.deadline_seconds, failures=failures)
         return len(arrivals)
-
-    def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
-        """What a record is to this lane."""
-        return self.reader.record(r)
 
     def _seek_back(self, runs: Runs) -> None:
         owned = self.sub.consumer.assignment()
