@@ -18,7 +18,7 @@ from contracts.operations import OPERATORS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
 from contracts.topics import MAX_MESSAGE_BYTES, OPERATED, TOPICS
-from services.chassis import forbidden, metrics, misfits, trust
+from services.chassis import forbidden, metrics, misfits, structured, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
@@ -91,7 +91,7 @@ class Reader:
         try:
             if subscription is not None:
                 return self._mine_read(raw, subscription, signed)
-            unpacked = _unpacked(raw)
+            unpacked = structured.unpacked(raw)
             if unpacked is None:
                 return self._stranger(raw, kind)
             what = self._read(unpacked, _type_of(unpacked.headers), raw.value)
@@ -379,21 +379,6 @@ def internal(subscription: Subscription, raw: Raw) -> Arrival:
         arrival.time = run_at.decode()
         arrival.run_at = datetime.fromisoformat(arrival.time)
     return arrival
-
-
-def _unpacked(raw: Raw) -> Raw | None:
-    """A CloudEvent in structured mode, turned into binary mode. None: it is not one."""
-    head = dict(raw.headers)
-    if not (head.get("content-type") or b"").startswith(b"application/cloudevents+json") or raw.value is None:
-        return None
-    event: dict[str, Any] = _untyped(raw.value)
-    attributes = tuple(
-        (f"ce_{k}", str(v).encode()) for k, v in event.items() if k not in ("data", "data_base64")
-    )
-    rest = tuple((k, v) for k, v in raw.headers if k != "content-type")
-    if not any(name == "ce_type" for name, _ in attributes):
-        return None
-    return raw._replace(headers=(*attributes, *rest), value=encode(event.get("data")))
 
 
 def _canonical(message: Struct, subscription: Subscription, keys: Keyring) -> bytes:
