@@ -158,7 +158,7 @@ async def _register(side: Side, driver: Driver, mail: Mail) -> None:
         pass
     for run in mail.unread("bank", [PARTNERS["bank"].replies]):
         for letter in run:
-            driver.registered(letter.value, todo)
+            driver.registered(letter.value or b"", todo)
     assert not todo, f"{len(todo)} people are not registered"
 
 
@@ -213,11 +213,11 @@ def _heard(side: Side, driver: Driver, mail: Mail, bills: list[tuple[Issued, int
     for run in mail.unread("driver" + side.prefix, [side.prefix + ENROLLMENTS, side.prefix + BILLS]):
         for letter in run:
             if letter.headers[3][1] == SUBMITTED:
-                decision = driver.decision(decode_submitted(letter.value), letter.partition)
+                decision = driver.decision(decode_submitted(letter.value or b""), letter.partition)
                 mail.put(driver.agency.topic, decision)
                 decisions += 1
             elif letter.headers[3][1] == ISSUED:
-                bills.append((decode_issued(letter.value), letter.partition))
+                bills.append((decode_issued(letter.value or b""), letter.partition))
     return decisions
 
 

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import asyncpg
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.default_records import DefaultRecordBatch
-from msgspec import Struct
 
 from bench import raw_loop
 from bench.clients import Record, send
@@ -21,6 +20,7 @@ from services.chassis.batch import Engine
 from services.chassis.database import connect
 from services.chassis.halt import Halt
 from services.chassis.keys import load_keyring
+from services.chassis.lenient import Record as Letter
 from services.chassis.progress import Place, Positions, Step, read_progress
 from services.chassis.relay import Memory, Relay
 from services.chassis.settings import Kafka
@@ -28,18 +28,6 @@ from services.chassis.subscriptions import LANES
 from services.chassis.wire import Reader
 
 _BATCH_BYTES = 900_000
-
-
-class Letter(Struct, frozen=True, gc=False):
-    """A record as a consumer of Kafka gets it."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes
-    value: bytes
-    headers: tuple[tuple[str, bytes], ...]
 
 
 class Mail:

@@ -4,14 +4,15 @@ import time
 from itertools import groupby
 from operator import attrgetter
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from services.chassis.health import LaneVitals
+from services.chassis.lenient import Record
 
-Runs = dict[TopicPartition, list[ConsumerRecord]]
+Runs = dict[TopicPartition, list[Record]]
 
 
-def by_partition(records: tuple[ConsumerRecord, ...]) -> Runs:
+def by_partition(records: tuple[Record, ...]) -> Runs:
     """What was fetched, each partition in its order."""
     runs: Runs = {}
     for (topic, partition), run in groupby(records, key=attrgetter("topic", "partition")):
@@ -48,7 +49,7 @@ class Lag:
         """How often what begins these runs was put back already. What is done beside it forgives nothing."""
         return max(self._times(partition, run) for partition, run in runs.items())
 
-    def _times(self, partition: TopicPartition, run: list[ConsumerRecord]) -> int:
+    def _times(self, partition: TopicPartition, run: list[Record]) -> int:
         offset, times = self._failed.get(partition, (-1, 0))
         return times if offset == run[0].offset else 0
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import asyncpg
-from aiokafka import ConsumerRecord, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import IllegalStateError, KafkaError
 from faststream.kafka import KafkaBroker
@@ -25,6 +25,7 @@ from services.chassis.database import ATTEMPT_SECONDS, IDLE_SECONDS, check, conn
 from services.chassis.halt import Halted
 from services.chassis.health import LaneVitals
 from services.chassis.lag import Lag, Runs, by_partition
+from services.chassis.lenient import Record
 from services.chassis.meter import Metered
 from services.chassis.polling import FOREIGN_REST_SECONDS, rest
 from services.chassis.progress import Moved, Positions, Step, read_progress, save_progress
@@ -198,7 +199,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # Batches
 
-    async def handle(self, records: tuple[ConsumerRecord, ...]) -> None:
+    async def handle(self, records: tuple[Record, ...]) -> None:
         """One batch: done and remembered, or not done and sought back. Never raises."""
         era = self.era
         fetched = by_partition(records)

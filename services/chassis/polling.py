@@ -8,17 +8,19 @@ from collections.abc import Awaitable, Callable
 from itertools import chain
 from typing import Any, Protocol
 
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
+
+from services.chassis.lenient import Record
 
 POLL_MS = 500
 EMPTY_SECONDS = 0.005
 SMALL = 250                     # a batch below it is small
 LONGEST_REST_SECONDS = 0.1
 FOREIGN_REST_SECONDS = 0.03     # after records of which none was ours, which took no time
-AT_ONCE_SECONDS, GATHER_MS = 0.001, 5
+GATHER_MS = 5
 
-Poll = Callable[[AIOKafkaConsumer], Awaitable[tuple[ConsumerRecord, ...]]]
+Poll = Callable[[AIOKafkaConsumer], Awaitable[tuple[Record, ...]]]
 
 
 def rest(began: float, count: int, most: int = SMALL, least: float = 0.0) -> float:
@@ -62,20 +64,19 @@ def patiently(subscriber: Any, fetching: Fetching) -> Poll:
     when the first of it came, before the lane worked and rested; more has come since, and is asked for.
     """
 
-    async def poll(consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord, ...]:
-        asked, more = time.monotonic(), {}
+    async def poll(consumer: AIOKafkaConsumer) -> tuple[Record, ...]:
+        most = subscriber.max_records
         try:
-            polled = await consumer.getmany(timeout_ms=POLL_MS, max_records=subscriber.max_records)
-            era = fetching.era
-            left = subscriber.max_records - sum(map(len, polled.values()))
-            if polled and left > 0 and time.monotonic() - asked < AT_ONCE_SECONDS:
-                more = await consumer.getmany(timeout_ms=GATHER_MS, max_records=left)
+            ready = await consumer.getmany(max_records=most)
+            era, left = fetching.era, most - sum(map(len, ready.values()))
+            wait_ms = GATHER_MS if ready else POLL_MS
+            more = await consumer.getmany(timeout_ms=wait_ms, max_records=left) if left > 0 else {}
         except KafkaError:
             fetching.torn = True
             raise
-        fetching.torn |= era != fetching.era
-        if not polled:
+        fetching.torn |= bool(ready) and era != fetching.era
+        if not ready and not more:
             await asyncio.sleep(EMPTY_SECONDS)  # it may come back empty at once, while partitions move
-        return tuple(chain.from_iterable((*polled.values(), *more.values())))
+        return tuple(chain.from_iterable((*ready.values(), *more.values())))
 
     return poll

@@ -5,15 +5,15 @@ itself.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiokafka import ConsumerRecord
 from aiokafka.abc import ConsumerRebalanceListener
 from faststream import AckPolicy
 from faststream.kafka import KafkaBroker, KafkaMessage
 from faststream.kafka.message import KafkaAckableMessage
 
+from services.chassis.lenient import Record
 from services.chassis.polling import Fetching, patiently
 
-Records = tuple[ConsumerRecord, ...]
+Records = tuple[Record, ...]
 
 
 def subscriber(

@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
-from aiokafka import ConsumerRecord
 from msgspec import Struct
 from msgspec.json import Decoder, encode
 
@@ -22,6 +21,7 @@ from services.chassis import forbidden, metrics, misfits, structured, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
+from services.chassis.lenient import Record
 from services.chassis.refs import number_of
 from services.chassis.subscriptions import Subscription, Subscriptions
 from services.chassis.telemetry import log, masked
@@ -60,7 +60,7 @@ class Reader:
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
         self._others = self._known - self._mine.keys()
 
-    def records(self, run: Sequence[ConsumerRecord]) -> tuple[list[Arrival], list[Unreadable]]:
+    def records(self, run: Sequence[Record]) -> tuple[list[Arrival], list[Unreadable]]:
         """What the records of one topic are to this lane. Half of all records are other people's: they cost
         one look at their headers.
         """

@@ -36,20 +36,30 @@ def test_after_what_is_not_ours_a_lane_rests_though_it_had_no_work() -> None:
 
 
 class Client:
-    """Has one record, and gets others when it is asked again, while the partitions may be sought anew."""
+    """Has these records, one lot each time it is asked, while the partitions may be sought anew."""
 
-    def __init__(self, lane: SimpleNamespace, *, sought: bool) -> None:
-        self.lane, self.sought, self.records = lane, sought, [["first"], ["second"]]
+    def __init__(self, lane: SimpleNamespace, *lots: str, sought: bool) -> None:
+        self.lane, self.sought, self.lots = lane, sought, list(lots)
 
     async def getmany(self, **_: Any) -> dict[str, list[str]]:
-        if len(self.records) == 1 and self.sought:
+        if len(self.lots) == 1 and self.sought:
             self.lane.era += 1
-        return {"partition": self.records.pop(0)}
+        lot = self.lots.pop(0)
+        return {"partition": [lot]} if lot else {}
 
 
-@pytest.mark.parametrize("sought", [False, True])
-async def test_what_has_come_since_is_asked_for_and_a_seek_in_between_is_noticed(sought: bool) -> None:
+@pytest.mark.parametrize(
+    ("lots", "sought", "torn"),
+    [
+        (("first", "second"), False, False),
+        (("first", "second"), True, True),
+        (("", "second"), True, False),       # nothing was in hand when it was sought
+    ],
+)
+async def test_what_has_come_since_is_asked_for_and_a_seek_in_between_is_noticed(
+    lots: tuple[str, ...], sought: bool, torn: bool
+) -> None:
     lane = SimpleNamespace(era=3, torn=False)
-    poll = patiently(SimpleNamespace(max_records=1000), lane)
-    assert await poll(Client(lane, sought=sought)) == ("first", "second")
-    assert lane.torn is sought
+    poll: Any = patiently(SimpleNamespace(max_records=1000), lane)
+    assert await poll(Client(lane, *lots, sought=sought)) == tuple(filter(None, lots))
+    assert lane.torn is torn
