@@ -176,15 +176,14 @@ class Engines:
     async def _batch(self, engine: Engine, db: asyncpg.Connection, lane: str) -> int:
         reader, topics, done = self._readers[engine.service, lane]
         positions: Positions = {}
-        arrivals = []
+        arrivals = list[Arrival]()
         for run in self._mail.unread(f"{engine.service}-{lane}", topics):
             place = run[-1].topic, run[-1].partition
             positions[place] = Step(done[place], run[-1].offset)
-            for letter in run:
-                if (what := reader.record(letter)) is not None:
-                    if not isinstance(what, Arrival):
-                        raise SystemExit(f"{engine.service} cannot read {letter.headers}: {what.detail}")
-                    arrivals.append(what)
+            some, unreadable = reader.records(run)
+            if unreadable:
+                raise SystemExit(f"{engine.service} cannot read {unreadable[0]}")
+            arrivals += some
         if arrivals:
             await engine.run(db, arrivals, (), positions, lane)
             done |= {place: step.last for place, step in positions.items()}

@@ -55,8 +55,8 @@ def as_popen(user: OsUser | None) -> dict[str, Any]:
 
 
 class Child:
-    """A running command that never outlives this process. Whoever lets go of one has stopped it, also one that
-    ended by itself: that closes the pipe to it.
+    """A running command that never outlives this process. Whoever lets go of one has stopped it, also one
+    that ended by itself: that closes the pipe to it.
 
     log: where its output is appended; locked until nobody writes there any more. ending: the signal at the
     parent's end and of a plain `stop()`; grace_seconds: how long it then has before SIGKILL. env: its whole

@@ -223,7 +223,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             if self.db is None:
                 await self.open()
-            work = Metered(self._work(runs))
+            work = Metered(self._work(runs)) if self.name == "bulk" else self._work(runs)
             try:
                 count = await work
             except Moved:
@@ -236,7 +236,8 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             return self._failed(error, runs)
         self._done(runs, count)
         metrics.batch(self.engine.service, self.name, count or 0, time.monotonic() - started)
-        self._govern(count, records, work.cpu)
+        if isinstance(work, Metered) and count:
+            self._govern(records, work.cpu)
         return rest(started, records, most, FOREIGN_REST_SECONDS if count is None else 0.0)
 
     def _done(self, runs: Runs, count: int | None) -> None:
@@ -262,14 +263,9 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         positions: Positions = {}
         for partition, run in runs.items():
             positions[partition.topic, partition.partition] = Step(self.done[partition], run[-1].offset)
-            for record in run:
-                what = self.read(record)
-                if what is None:
-                    continue
-                if isinstance(what, Arrival):
-                    arrivals.append(what)
-                else:
-                    unreadable.append(what)
+            some, others = self.reader.records(run)
+            arrivals += some
+            unreadable += others
         if not arrivals and not unreadable:
             self.engine.halt.check()
             return None
@@ -278,10 +274,6 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
             failures = self.lag.failures(runs)
             await self.engine.run_within(*batch, seconds=self.deadline_seconds, failures=failures)
         return len(arrivals)
-
-    def read(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
-        """What a record is to this lane."""
-        return self.reader.record(r)
 
     def _seek_back(self, runs: Runs) -> None:
         owned = self.sub.consumer.assignment()
@@ -302,12 +294,10 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         log.warning("batch_put_back", group=self.group, failures=failures, error=text)
         return float(min(0.1 * 2 ** (failures - 1), 5.0))
 
-    def _govern(self, count: int | None, records: int, cpu: float) -> None:
+    def _govern(self, records: int, cpu: float) -> None:
         """The next bulk batch should take 5 ms of CPU at most, by what this one took, while money is awake: a
         million bills never stand before a payment.
         """
-        if self.name != "bulk" or not count:
-            return
         fits = int(BULK_CPU_SECONDS * records / cpu) if cpu else MAX_RECORDS
         self.sub.max_records = (
             max(MIN_RECORDS, min(MAX_RECORDS, fits)) if self._money_awake() else MAX_RECORDS

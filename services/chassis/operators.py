@@ -23,7 +23,7 @@ from contracts.operations import (
 )
 from contracts.reasons import Reason, Refused, refused
 from contracts.topics import TOPICS
-from services.chassis.arrival import Arrival, RequestKey
+from services.chassis.arrival import RequestKey
 from services.chassis.database import is_broken, while_beating
 from services.chassis.lag import Runs
 from services.chassis.lane import Lane
@@ -56,7 +56,7 @@ class Operators(Lane):
 
     @override
     async def _work(self, runs: Runs) -> int | None:
-        orders = [what for run in runs.values() for r in run if isinstance(what := self.read(r), Arrival)]
+        orders = [order for run in runs.values() for order in self.reader.records(run)[0]]
         for order in orders:
             if order.refusal is not None or order.request is None or self.db is None:
                 continue

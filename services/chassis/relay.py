@@ -69,7 +69,7 @@ class Memory:
     """
 
     def __init__(self, limit_bytes: int = 64_000_000) -> None:
-        self._batches: OrderedDict[int, list[Said]] = OrderedDict()
+        self._batches: OrderedDict[int, tuple[list[Said], int]] = OrderedDict()
         self._bytes, self._limit = 0, limit_bytes
         self.leading = False
         self.fresh = asyncio.Event()
@@ -77,17 +77,17 @@ class Memory:
     def put(self, batch_id: int, said: list[Said]) -> None:
         """After the commit: these wait to be sent."""
         if self.leading:
-            self._batches[batch_id] = said
-            self._bytes += _size(said)
+            size = sum(len(message.payload) for message in said)
+            self._batches[batch_id] = said, size
+            self._bytes += size
             while self._bytes > self._limit:
-                self._bytes -= _size(self._batches.popitem(last=False)[1])
+                self._bytes -= self._batches.popitem(last=False)[1][1]
         self.fresh.set()
 
     def take(self, batch_id: int) -> list[Said] | None:
         """A batch, if it is still here."""
-        said = self._batches.pop(batch_id, None)
-        if said is not None:
-            self._bytes -= _size(said)
+        said, size = self._batches.pop(batch_id, (None, 0))
+        self._bytes -= size
         return said
 
     def forget(self, up_to: int) -> None:
@@ -96,10 +96,6 @@ class Memory:
         """
         for batch_id in [batch_id for batch_id in self._batches if batch_id <= up_to]:
             self.take(batch_id)
-
-
-def _size(said: list[Said]) -> int:
-    return sum(len(message.payload) for message in said)
 
 
 class Relay:
@@ -124,8 +120,7 @@ class Relay:
             count = await self.turn(connection)
             if count:
                 await asyncio.sleep(rest(began, count))
-            else:
-                await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
+            await news(self.memory.fresh, 0.5)      # another member's batches raise no event here
 
     async def leads(self, connection: asyncpg.Connection) -> bool:
         """Whether the lock is ours now, on this session."""
@@ -144,6 +139,8 @@ class Relay:
                 break
         if not sent:
             return 0
+        if len(rows) == AT_MOST or len(sent) < len(rows):
+            self.memory.fresh.set()     # more is waiting
         await while_beating(connection, self._send(said))
         await connection.execute(_SENT, list(sent), list(sent.values()))
         self.memory.forget(max(sent))

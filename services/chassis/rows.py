@@ -49,7 +49,7 @@ class Rows(Generic[Value]):
         self.types = {c.name: c.type.compile(_DIALECT).lower() for c in source.columns}
         self._positional = value.__match_args__ == fields
         self._selects: dict[Columns, str] = {}
-        self._reads = {n: _reader(value, n) for n in self.columns if self.types[n] == "jsonb"}
+        self._reads = [(i, _reader(value, n)) for i, n in enumerate(fields) if self.types[n] == "jsonb"]
         self.insert = Insert(self)
 
     def change(self, *columns: str) -> "Change[Value]":
@@ -73,10 +73,11 @@ class Rows(Generic[Value]):
 
     def of(self, record: Sequence[Any]) -> Value:
         """The value in a record that was selected in the table's column order, uuids as text."""
-        fields: dict[str, Any] = dict(zip(self.columns, record, strict=True))
-        for name, read in self._reads.items():
-            fields[name] = None if fields[name] is None else read(fields[name])
-        return self.value(*fields.values()) if self._positional else self.value(**fields)
+        fields = list(record)
+        for i, read in self._reads:
+            if fields[i] is not None:
+                fields[i] = read(fields[i])
+        return self.value(*fields) if self._positional else self.value(**dict(zip(self.columns, fields)))
 
     @property
     def select(self) -> str:

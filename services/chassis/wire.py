@@ -4,6 +4,7 @@ reason.
 
 import re
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,7 +18,7 @@ from contracts.operations import OPERATORS
 from contracts.partners import PARTNERS, Partner
 from contracts.reasons import Reason, refused
 from contracts.topics import MAX_MESSAGE_BYTES, OPERATED, TOPICS
-from services.chassis import forbidden, metrics, misfits, trust
+from services.chassis import forbidden, metrics, misfits, structured, trust
 from services.chassis.arrival import Arrival, Raw, RequestKey, Unreadable
 from services.chassis.ids import millis
 from services.chassis.keys import Keyring, SealBroken
@@ -59,19 +60,28 @@ class Reader:
         self._known = frozenset(name.encode() for name in (*CONTRACTS, *_ANSWERS))
         self._others = self._known - self._mine.keys()
 
-    def record(self, r: ConsumerRecord) -> Arrival | Unreadable | None:
-        """What a record is to this lane. Half of all records are other people's: they cost one look at their
-        headers.
+    def records(self, run: Sequence[ConsumerRecord]) -> tuple[list[Arrival], list[Unreadable]]:
+        """What the records of one topic are to this lane. Half of all records are other people's: they cost
+        one look at their headers.
         """
-        kind = _type_of(r.headers)
-        if kind in self._others and r.topic not in self.parks_for:
-            return None
-        raw = Raw(r.topic, r.partition, r.offset, r.key, r.headers, r.value, r.timestamp)
-        return _without_secret(self._read(raw, kind))
+        arrivals, unreadable = list[Arrival](), list[Unreadable]()
+        others = self._others if run[0].topic not in self.parks_for else frozenset[bytes]()
+        for r in run:
+            headers = r.headers
+            kind = _type_of(headers)
+            if kind in others:
+                continue
+            what = self._read(Raw(r.topic, r.partition, r.offset, r.key, headers, r.value, r.timestamp), kind)
+            if isinstance(what, Arrival):
+                arrivals.append(what)
+            elif what is not None:
+                unreadable.append(_without_secret(what))
+        return arrivals, unreadable
 
     def read(self, raw: Raw) -> Arrival | Unreadable | None:
         """What a record is to this lane; None: known, and not ours."""
-        return _without_secret(self._read(raw, _type_of(raw.headers)))
+        what = self._read(raw, _type_of(raw.headers))
+        return _without_secret(what) if isinstance(what, Unreadable) else what
 
     def _read(self, raw: Raw, kind: bytes | None, signed: bytes | None = None) -> Arrival | Unreadable | None:
         """kind: its ce_type. signed: the bytes that a structured event came in."""
@@ -81,7 +91,7 @@ class Reader:
         try:
             if subscription is not None:
                 return self._mine_read(raw, subscription, signed)
-            unpacked = _unpacked(raw)
+            unpacked = structured.unpacked(raw)
             if unpacked is None:
                 return self._stranger(raw, kind)
             what = self._read(unpacked, _type_of(unpacked.headers), raw.value)
@@ -308,11 +318,11 @@ class Reader:
         return arrival
 
 
-def _without_secret(what: Arrival | Unreadable | None) -> Arrival | Unreadable | None:
+def _without_secret(what: Unreadable) -> Unreadable:
     """What is kept of it: no byte, if it carries what must not travel, whoever sent it. Of bytes that are no
     JSON nobody can say; they are not kept either.
     """
-    if not isinstance(what, Unreadable) or what.secret:
+    if what.secret:
         return what
     path = forbidden.find(what.raw.value or b"")
     if path is None:
@@ -323,8 +333,12 @@ def _without_secret(what: Arrival | Unreadable | None) -> Arrival | Unreadable |
 
 
 def _type_of(headers: tuple[tuple[str, bytes | None], ...]) -> bytes | None:
-    if len(headers) > _TYPE_AT and headers[_TYPE_AT][0] == "ce_type":
-        return headers[_TYPE_AT][1]
+    try:
+        name, text = headers[_TYPE_AT]
+        if name == "ce_type":
+            return text
+    except IndexError:
+        pass
     for name, text in headers:
         if name == "ce_type":
             return text
@@ -365,21 +379,6 @@ def internal(subscription: Subscription, raw: Raw) -> Arrival:
         arrival.time = run_at.decode()
         arrival.run_at = datetime.fromisoformat(arrival.time)
     return arrival
-
-
-def _unpacked(raw: Raw) -> Raw | None:
-    """A CloudEvent in structured mode, turned into binary mode. None: it is not one."""
-    head = dict(raw.headers)
-    if not (head.get("content-type") or b"").startswith(b"application/cloudevents+json") or raw.value is None:
-        return None
-    event: dict[str, Any] = _untyped(raw.value)
-    attributes = tuple(
-        (f"ce_{k}", str(v).encode()) for k, v in event.items() if k not in ("data", "data_base64")
-    )
-    rest = tuple((k, v) for k, v in raw.headers if k != "content-type")
-    if not any(name == "ce_type" for name, _ in attributes):
-        return None
-    return raw._replace(headers=(*attributes, *rest), value=encode(event.get("data")))
 
 
 def _canonical(message: Struct, subscription: Subscription, keys: Keyring) -> bytes:

@@ -19,7 +19,7 @@ from contracts.topics import MAX_MESSAGE_BYTES
 from sandbox.stack import Stack
 from services.chassis.database import connect
 from services.chassis.ids import uuid7
-from services.chassis.relay import Memory, Relay, send_again
+from services.chassis.relay import AT_MOST, Memory, Relay, send_again
 from services.chassis.subscriptions import Batch, Subscriptions
 from services.chassis.transaction import Transaction
 from tests.chassis.running import partner, producing, records_of, running, say, until
@@ -98,6 +98,20 @@ async def test_what_goes_out_while_all_is_to_be_said_again_goes_out_again_behind
 
         said = [decode(record.value)["enrollment_id"] for record in await records_of(broker, BILLS)]
         assert said == [fact.enrollment_id for fact in (old, new, old, new)]
+
+
+async def test_a_relay_looks_again_at_once_only_while_a_turn_leaves_something(
+    database: Database, broker: Stack
+) -> None:
+    async with toy(database) as made, producing(broker) as producer:
+        for _ in range(AT_MOST + 1):
+            await made.run(made.arrived(approved()))
+        memory = Memory()
+        relay = Relay("billing", memory, producer)
+
+        assert (await relay.turn(made.db), memory.fresh.is_set()) == (AT_MOST, True)
+        memory.fresh.clear()
+        assert (await relay.turn(made.db), memory.fresh.is_set()) == (1, False)
 
 
 class Talkative(Toy):

@@ -1,6 +1,5 @@
 """Is anything lost or doubled while a city lives and everything is killed, frozen and cut off?"""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +26,6 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.skipif("CANBAO_LONG" not in os.environ, reason="run with CANBAO_LONG=1: it takes two minutes")
 async def test_nothing_is_lost_or_doubled_while_a_city_is_under_fire(folder: Path) -> None:
     report = await torture.run(QUICK, folder, print)
     assert report.wrong == [], report

@@ -79,7 +79,9 @@ async def test_a_killed_process_comes_back_where_it_was(tmp_path: Path) -> None:
 async def test_a_process_that_died_before_it_is_stopped_leaves_no_pipe(tmp_path: Path) -> None:
     settings = tmp_path / "none.toml"
     keeper = Keeper(
-        Process(name="none", module="sandbox.none", settings=settings, door="127.0.0.1:9", takes_argument=True),
+        Process(
+            name="none", module="sandbox.none", settings=settings, door="127.0.0.1:9", takes_argument=True
+        ),
         tmp_path / "none.log",
     )
     keeper.start()
