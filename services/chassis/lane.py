@@ -142,6 +142,7 @@ class Lane(ConsumerRebalanceListener):  # type: ignore[misc]
         No batch is handled before this comparison: it would move the very offset that is compared.
         """
         log.info("assigned", group=self.group, partitions=len(assigned))
+        self.era += 1       # what was fetched since they were revoked comes again, perhaps from elsewhere
         while assigned and not self.stopping:
             try:
                 await self._compare(assigned)

@@ -180,6 +180,7 @@ class Group:
         self.name, self.topics = name, topics
         self.members: list[Consumer] = []
         self.generation = 0
+        self.read: dict[TopicPartition, set[int]] = {}      # what was fetched, and not passed since
 
     def give_out(self, partitions: int) -> None:
         """Every partition to one of the members; the same number of each topic to the same one."""
@@ -224,6 +225,18 @@ class Consumer:
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
         """Where each of them begins now."""
         return {partition: self._broker.begin(partition) for partition in partitions}
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where each of them ends now."""
+        return {partition: self._broker.end(partition) for partition in partitions}
+
+    async def offsets_for_times(self, instants: dict[TopicPartition, int]) -> dict[TopicPartition, Any]:
+        """The first record of each that was written at that instant or later."""
+        logs, begin = self._broker.logs, self._broker.begin
+        return {
+            at: next((r for r in logs.get(at, [])[begin(at):] if r.timestamp >= millis), None)
+            for at, millis in instants.items()
+        }
 
     async def commit(self, offsets: dict[TopicPartition, int]) -> None:
         """CommitFailedError: the group has moved on."""
@@ -279,5 +292,6 @@ class Consumer:
             at = max(at, self._broker.begin(partition))
             run = self._broker.logs.get(partition, [])[at:at + most - len(taken)]
             self.positions[partition] = at + len(run)
+            self.group.read.setdefault(partition, set()).update(range(at, at + len(run)))
             taken += run
         return tuple(taken)

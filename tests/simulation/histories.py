@@ -92,28 +92,35 @@ class Histories:
         self._monitor = monitor
         self.rows: Rows = {}
         self._done: dict[tuple[str, str, TopicPartition], int] = {}     # by service and lane
+        self._furthest: dict[tuple[str, str, TopicPartition], int] = {}     # before somebody set it back
 
     async def passed(self, city: "City", touched: Iterable[str]) -> list[str]:
-        """I15: what counts as done and is not, and what is committed and does not count as done."""
+        """I15: what counts as done and is not, and what is committed and never counted as done."""
         wrong: list[str] = []
         for service in sorted(touched):
             for lane, *place, done in await self._monitor.fetch(_DONE.format(service)):
                 partition = TopicPartition(*place)
                 log = city.broker.logs.get(partition, [])
-                before = self._done.get((service, lane, partition), -1) + 1
+                here = service, lane, partition
+                before = self.passed_by(*here) + 1
+                wrong += _unread(city, f"{service}-{lane}", partition, before, done)
                 fresh = log[max(before, city.broker.begin(partition)):done + 1]     # what is left of it
-                self._done[service, lane, partition] = done
+                self._done[here], self._furthest[here] = done, max(self._furthest.get(here, -1), done)
                 facts = {id: record.offset for record in fresh if (id := _fact_of(record, service, lane))}
                 if facts:
                     wrong += await self._lost(service, partition, facts)
         committed, city.broker.just_committed = city.broker.just_committed, []
         for group, partition, offset in committed:
             service, _, lane = group.partition("-")
-            done = self._done.get((service, lane, partition), -1)
+            done = self._furthest.get((service, lane, partition), -1)
             if offset > done + 1:
                 wrong.append(f"I15 {group} {partition.topic}/{partition.partition}: {offset} is committed,"
                              f" and {done} was the last that is done")
         return wrong
+
+    def passed_by(self, service: str, lane: str, partition: TopicPartition) -> int:
+        """The last offset that counts as done there; -1: none."""
+        return self._done.get((service, lane, partition), -1)
 
     async def _lost(self, service: str, partition: TopicPartition, facts: dict[str, int]) -> list[str]:
         rows = await self._monitor.fetch(_KEPT.format(service), [*facts], *partition, [*facts.values()])
@@ -144,6 +151,16 @@ class Histories:
                     wrong.append(f"I9 {service}.{row[0]} {row[1]} went from {before} to {after}")
             self.rows |= now
         return wrong
+
+
+def _unread(city: "City", group: str, partition: TopicPartition, before: int, done: int) -> list[str]:
+    """I15: whatever is passed was read for it; where progress was set back, once more."""
+    read = city.broker.groups[group].read.setdefault(partition, set())
+    passes = range(max(before, city.broker.begin(partition)), done + 1)
+    missed = [n for n in passes if n not in read]
+    read -= {*passes}
+    place = f"{partition.topic}/{partition.partition}"
+    return [f"I15 {group} has passed {place}/{missed[0]}, and has not read it"] if missed else []
 
 
 def _fact_of(record: ConsumerRecord, service: str, lane: str) -> str:

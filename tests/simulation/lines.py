@@ -22,6 +22,7 @@ CUT = "cut"                 # the connection is gone before the statement arrive
 LOST = "lost"               # it was done, and the connection is gone before the reply
 LOCKED, FULL = "locked", "full"     # not granted in time; no space: the server says no, the connection stays
 DEADLOCK = "deadlock"
+SLOW, SLOW_STEPS = "slow", 25       # a commit whose fsync takes its time
 NO_ROOM = "no room"         # the parking has reached its cap: as FULL, and it stays so
 _SAYS: dict[str, type[Exception]] = {
     LOCKED: asyncpg.LockNotAvailableError,
@@ -150,8 +151,11 @@ class SimConnection:
 
     async def _stop_at(self, label: str) -> str:
         """Until let through; what happens to the statement."""
-        faults = (CUT,) if label == "rollback" else (CUT, LOST) if label == "commit" else _met_by(label)
+        faults = (CUT,) if label == "rollback" else (CUT, LOST, SLOW) if label == "commit" else _met_by(label)
         fault = await self._schedule.gate(self.actor, label, faults)
+        if fault == SLOW:
+            self._schedule.freeze(self.actor, SLOW_STEPS)
+            return await self._schedule.gate(self.actor, "fsync", (CUT, LOST))
         if label != "insert parked" or self._parks(self.service):
             return fault
         self._schedule.met[NO_ROOM, label] += 1

@@ -115,6 +115,7 @@ class Member:
             group.members.append(consumer)
             self._begin(self._consume(lane))
             self._begin(self._flush(lane))
+            self._begin(self._beat(lane))
         self._begin(self._keep("relay", self._relay))
         self._begin(self._keep("timers", self._timers))
         if self.calls:
@@ -274,15 +275,32 @@ class Member:
             except EXPECTED as error:
                 self.city.schedule.note(f"{actor}: {type(error).__name__}")
 
-    async def _lead(self, db: SimConnection, who: Relay | Calls, what: str) -> None:
-        """Until the lock on the session is ours."""
-        truth, name = self.city.truth, f"{self.service}-{what}"
+    async def _beat(self, lane: Lane) -> None:
+        """As Lane.beat, whenever there is something to notice: the lane is not where the database is."""
+        passed = self.city.histories.passed_by
+
+        def ready() -> bool:
+            return bool(lane.compared.is_set() and lane.db is not None and not lane.db.is_closed() and any(
+                passed(self.service, lane.name, partition) != done for partition, done in lane.done.items()))
+
         while True:
-            await self.city.schedule.gate(db.actor, "lead", (), lambda: truth.is_free(name))
-            if await who.leads(db):
-                db.leads = name
-                truth.leaders[name] = db
-                return
+            await self.city.schedule.gate(f"{lane.dsn}.beat", "beat", (), ready)
+            try:
+                async with lane.lock:
+                    await lane._look()
+            except EXPECTED as error:
+                lane.lost(f"the beat failed: {error}")
+
+    async def _lead(self, db: SimConnection, who: Relay | Calls, what: str) -> None:
+        """Until the lock on the session is ours: asked for once in any case, and whenever it is free."""
+        schedule, truth, name = self.city.schedule, self.city.truth, f"{self.service}-{what}"
+        await schedule.gate(db.actor, "lead")
+        while not await who.leads(db):
+            await schedule.gate(db.actor, "lead", (), lambda: truth.is_free(name))
+        if not truth.is_free(name):
+            schedule.wrong.append(f"A9 {db.actor} leads, and {truth.leaders[name].actor} does, too")
+        db.leads = name
+        truth.leaders[name] = db
 
     async def _relay(self, db: SimConnection) -> None:
         relay = Relay(self.service, self.memory, Producer(self.city.broker, db.actor))

@@ -32,6 +32,8 @@ class Provider:
 
     async def send(self, actor: str, request: PlaceOrder | AskOrder) -> Struct:
         """Place an order, or tell what became of one."""
+        if isinstance(request, PlaceOrder) and request.order_no in self.orders:
+            _unasked(self._schedule, actor, request.order_no)
         fault = await self._schedule.gate(actor, f"send {type(request).__name__}",
                                           (SURELY_NOT, SILENT, SILENT_DONE))
         _fail_before(fault)
@@ -92,7 +94,7 @@ def _names(of: PlaceOrder | AskOrder) -> dict[str, Any]:
 
 
 class Texts:
-    """SMS and mail. accepted: how often each notification went out; doubted: those of unknown outcome."""
+    """SMS and mail. accepted: how often each notification went out."""
 
     def __init__(self, schedule: Schedule) -> None:
         self._schedule = schedule
@@ -100,14 +102,17 @@ class Texts:
 
     async def send(self, actor: str, request: SendSms | SendMail) -> Struct:
         """Hand it over."""
+        road = "EMAIL" if isinstance(request, SendMail) else "SMS"
+        what = f"{request.notification_id} {road}"
+        if self.accepted[what]:
+            _unasked(self._schedule, actor, what)
         fault = await self._schedule.gate(actor, f"send {type(request).__name__}",
                                           (SURELY_NOT, SILENT, SILENT_DONE, NO))
         _fail_before(fault)
-        road = "EMAIL" if isinstance(request, SendMail) else "SMS"
         names = {"notification_id": request.notification_id, "person_id": request.person_id}
         if fault == NO:
             return SendRefused(**names, road=road, code="LIMIT", detail="simulated", final=False)
-        self.accepted[f"{request.notification_id} {road}"] += 1
+        self.accepted[what] += 1
         if fault == SILENT_DONE:
             raise Unknown("simulated")
         return self._taken(request)
@@ -122,6 +127,13 @@ class Texts:
     def _taken(self, request: SendSms | SendMail) -> Struct:
         kind = MailTaken if isinstance(request, SendMail) else SmsTaken
         return kind(notification_id=request.notification_id, person_id=request.person_id, provider_ref="r")
+
+
+def _unasked(schedule: Schedule, actor: str, what: str) -> None:
+    """I18: it was taken before this one began to send, who could have known it by asking. Two that are on
+    their way at a time cannot.
+    """
+    schedule.wrong.append(f"I18 {actor} sends {what} again, and has not asked")
 
 
 def _fail_before(fault: str) -> None:

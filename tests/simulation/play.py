@@ -57,44 +57,23 @@ class Anchored:
         return fair(city)
 
 
-# What a seed may draw at the gates, and what may happen to all; and with which weight against going on.
-AT_GATES = (
-    "cut",
-    "lost",
-    "deadlock",
-    "locked",
-    "full",
-    "not sent",
-    "no word",
-    "refused",
-    "no reply",
-    "late",
-    "black hole",
-    "again",
-    "slice",
-    "surely not",
-    "silent",
-    "silent, done",
-    "no",
-    "twice",
-    "otherwise",
-    "forged",
-    "mispaid",
-    "never",
-    "bug",
-)
+# What a seed may draw at the gates, of people and providers, and what may happen to all.
+AT_GATES = ("cut", "lost", "deadlock", "locked", "full", "slow", "not sent", "no word", "refused", "no reply",
+            "late", "black hole", "again", "slice", "bug")
+OUTSIDE = ("surely not", "silent", "silent, done", "no", "twice", "otherwise", "forged", "mispaid", "never")
 TO_ALL = (
     trouble.CRASH, trouble.FREEZE, trouble.ZOMBIE, trouble.STOP, REBALANCE, trouble.EARLIEST, trouble.SKIP,
     trouble.EXPIRE, trouble.GROW, trouble.DOWN, trouble.CUT_OFF, trouble.NO_DATABASE, trouble.FAILOVER,
     trouble.CROWDED, trouble.DUPLICATE, trouble.GARBAGE, trouble.STRAY, trouble.BUGS,
-    trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH,
+    trouble.TIME, trouble.CLOCK, trouble.REDRIVE, trouble.REPUBLISH, trouble.REREAD,
     NO_ROOM,
 )  # fmt: skip
 ENDS = {trouble.DOWN: trouble.UP, trouble.CUT_OFF: trouble.RECONNECT, trouble.NO_DATABASE: trouble.DATABASE,
         trouble.CROWDED: trouble.ROOMY,
         trouble.BUGS: trouble.MEND}
-OUTSIDE_SHARE = 0.25    # of what people and providers do goes wrong, if it may
+OUTSIDE_SHARE = 0.4     # of what people and providers do goes wrong, if it may
 LEAST_KINDS = 5         # of faults strike in a seed
+QUIET_STEPS = (0, 250, 500, 750, 1000, 1250)     # before the first of them: a life takes about a thousand
 ALWAYS = (trouble.CRASH, trouble.TIME, trouble.REDRIVE, trouble.GARBAGE, trouble.EARLIEST)
 SECONDS = ("1", "6", "40", "1900")
 OFF_SECONDS = ("-600", "600", "-3600", "0")
@@ -111,21 +90,25 @@ AMONG = {
 
 
 class Chance:
-    """A seed draws which kinds of fault there are and how often, then step by step; always the same."""
+    """A seed draws which kinds of fault there are, how often, and from which time of people's lives on; then
+    step by step; always the same.
+    """
 
     def __init__(self, seed: int, steps: int) -> None:
         self._draw = random.Random(f"choices {seed}")
-        kinds = self._draw.sample(AT_GATES, self._draw.randint(3, 9))
-        self.kinds = {*kinds, *self._draw.sample(TO_ALL, self._draw.randint(4, 10))}
+        draw = self._draw
+        self.kinds = {*draw.sample(AT_GATES, draw.randint(2, 6)), *draw.sample(OUTSIDE, draw.randint(3, 7)),
+                      *draw.sample(TO_ALL, draw.randint(4, 10))}
         self._share = self._draw.choice((0.02, 0.05, 0.1))
-        self._steps = steps
+        self._quiet = self._draw.choice(QUIET_STEPS)
+        self._steps = self._quiet + steps
         self._pending: list[Action] = []        # what ends a trouble that lasts
 
     def __call__(self, city: City) -> Action | None:
         if city.schedule.steps >= self._steps:
             return self._one_more(city)
         draw = self._draw.random()
-        if draw < self._share:
+        if draw < self._share and city.schedule.steps >= self._quiet:
             action = self._bad(city)
             if action is not None:
                 return action

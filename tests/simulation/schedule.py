@@ -7,6 +7,7 @@ so that being let go on is a choice as well. The server looks for deadlocks by a
 """
 
 import asyncio
+import math
 import os
 import signal
 from collections import Counter
@@ -82,7 +83,7 @@ class Schedule:
         self.flying: dict[str, Line] = {}       # statements under way
         self.waiting: dict[str, Line] = {}      # for a lock, stopped
         self.granted: dict[str, Line] = {}      # have their lock, still stopped
-        self.frozen: dict[str, int] = {}        # actors and members, since which step
+        self.frozen: dict[str, float] = {}      # actors and members, until which step
         self.steps, self._arrived = 0, 0
         self.trace: list[str] = []
         self.visits: Counter[tuple[str, str]] = Counter()
@@ -117,7 +118,9 @@ class Schedule:
 
     def is_frozen(self, actor: str) -> bool:
         """Whether it, or the member that it belongs to, moves no more for now."""
-        return bool(self.frozen) and (actor in self.frozen or member_of(actor) in self.frozen)
+        if not self.frozen:
+            return False
+        return max(self.frozen.get(name, 0) for name in (actor, member_of(actor))) > self.steps
 
     def open_gates(self) -> list[Gate]:
         """Those that may be let through, the one that has stood longest first."""
@@ -208,6 +211,10 @@ class Schedule:
         """Tasks whose statement is in the server."""
         lines = [*self.waiting.values(), *self.granted.values(), *self.flying.values()]
         return {line.asked for line in lines if line.asked is not None}
+
+    def freeze(self, actor: str, steps: float = math.inf) -> None:
+        """It stands still for so many, or until nobody else can move."""
+        self.frozen[actor] = self.steps + steps
 
     def thaw(self) -> None:
         """Nobody is frozen any more."""

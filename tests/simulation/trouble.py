@@ -7,7 +7,7 @@ from aiokafka import TopicPartition
 from msgspec import Struct
 
 from contracts.enrollment import Identity
-from contracts.operations import Redrive, Republish, Resume
+from contracts.operations import Redrive, Republish, Reread, Resume
 from contracts.partners import PARTNERS
 from contracts.payment import ReportPayment
 from contracts.topics import PARTITIONS, TOPICS
@@ -31,7 +31,7 @@ DOWN, UP, CUT_OFF, RECONNECT = "broker down", "broker up", "cut off", "reconnect
 NO_DATABASE, DATABASE, FAILOVER = "no database", "database", "failover"
 CROWDED, ROOMY = "crowded", "roomy"     # a server takes no more connections
 DUPLICATE, GARBAGE, STRAY, BUGS, MEND = "duplicate", "garbage", "stray", "bugs", "mend"
-TIME, CLOCK, REDRIVE, REPUBLISH = "time", "clock", "redrive", "republish"
+TIME, CLOCK, REDRIVE, REPUBLISH, REREAD = "time", "clock", "redrive", "republish", "reread"
 GARBAGES: tuple[tuple[str, bytes | None, bytes], ...] = (
     ("enrollment.enrollments", b"not json", b"enrollment.enrollment_approved.v1"),
     ("enrollment.enrollments", b'{"person_id": NaN}', b"enrollment.enrollment_approved.v1"),
@@ -50,7 +50,7 @@ end $$"""
 UNREADABLE = "5"        # of these, on a channel's topic
 # Of each, its number in the catalogue of faults (reliability.md); what a gate may bring, too.
 CATALOGUE = {
-    "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9",
+    "cut": "C1", "lost": "C3", "deadlock": "C6", "locked": "C7", "full": "C9", "slow": "C10",
     "not sent": "B1", "no word": "B3", "refused": "B7", "no reply": "B7", "again": "E1",
     "late": "B4", "slice": "B4", "black hole": "B5",
     "surely not": "F14", "silent": "F10", "silent, done": "F10", "no": "F14", "twice": "E1", "never": "F1",
@@ -58,13 +58,13 @@ CATALOGUE = {
     ZOMBIE: "A4", STOP: "A3", "rebalance": "B6", EARLIEST: "B8", SKIP: "B9", EXPIRE: "B11", GROW: "B12",
     DOWN: "B2", CUT_OFF: "D6", NO_DATABASE: "C2", FAILOVER: "C4", CROWDED: "C8",
     DUPLICATE: "E1", GARBAGE: "E3", STRAY: "E8", BUGS: "E10", TIME: "A4", CLOCK: "D1", REDRIVE: "E13",
-    REPUBLISH: "B10", NO_ROOM: "E11",
+    REPUBLISH: "B10", REREAD: "B8", NO_ROOM: "E11",
 }  # fmt: skip
 REASONS = ("HANDLER_FAILED", "ID_FROM_FUTURE")      # what an operator redrives
 KINDS = frozenset({
     CRASH, FREEZE, ZOMBIE, STOP, EARLIEST, SKIP, EXPIRE, GROW, DOWN, UP, CUT_OFF, RECONNECT,
     NO_DATABASE, DATABASE, FAILOVER, CROWDED, ROOMY, DUPLICATE, GARBAGE, STRAY, BUGS, MEND, TIME, CLOCK,
-    REDRIVE, REPUBLISH, NO_ROOM,
+    REDRIVE, REPUBLISH, REREAD, NO_ROOM,
 })  # fmt: skip
 
 
@@ -74,7 +74,7 @@ async def happen(city: "City", kind: str, to: str) -> bool:
         return await _to_member(city, kind, to)
     if kind in (EARLIEST, SKIP, EXPIRE, GROW):
         return _to_group(city, kind, to)
-    if kind in (DUPLICATE, GARBAGE, STRAY, REDRIVE, REPUBLISH):
+    if kind in (DUPLICATE, GARBAGE, STRAY, REDRIVE, REPUBLISH, REREAD):
         return _to_topics(city, kind, to)
     if kind in (DOWN, UP):
         changes, city.broker.is_up = city.broker.is_up == (kind == DOWN), kind == UP
@@ -100,7 +100,7 @@ async def _to_member(city: "City", kind: str, to: str) -> bool:
         city.unsettle({lane.group for lane in member.lanes})
     if city.schedule.is_frozen(to) or (member is None and to not in city.schedule.gates):
         return False
-    city.schedule.frozen[to] = city.schedule.steps
+    city.schedule.freeze(to)
     return True
 
 
@@ -209,8 +209,9 @@ def order(city: "City", service: str, kind: str) -> None:
     city.orders += 1
     names: Any = {"request_id": f"order-{city.orders}", "service": service, "operator": "me"}
     command: Struct
-    if kind == REPUBLISH:
-        command = Republish(**names, since=START - timedelta(days=1))    # a clock may have been slow
+    if kind in (REPUBLISH, REREAD):
+        of_all = Republish if kind == REPUBLISH else Reread
+        command = of_all(**names, since=START - timedelta(days=1))    # a clock may have been slow
     elif kind == "resume":
         command = Resume(**names)
     else:
