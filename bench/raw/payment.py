@@ -1,9 +1,9 @@
 """Which rows and facts do bills and a bank's reports make at least?"""
 
 import msgspec
-from aiokafka import ConsumerRecord
 from msgspec import Struct
 
+from bench.clients import Heard
 from bench.raw.batch import (
     ISSUED,
     ON_PAYMENTS,
@@ -123,7 +123,7 @@ _CLOSE = """update obligation o set status = 'SETTLED', order_id = u.o
     from unnest($1::uuid[], $2::uuid[]) u(id, o) where o.obligation_id = u.id and o.status = 'DUE'"""
 
 
-def _read(work: Batch, record: ConsumerRecord) -> ReportPayment:
+def _read(work: Batch, record: Heard) -> ReportPayment:
     verify(work, record)
     return _decode_report(record.value)
 
