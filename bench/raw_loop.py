@@ -26,7 +26,7 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from msgspec import Struct
 
-from bench.clients import Record, cheap_lz4, producer, send, whole_batches
+from bench.clients import Record, cheap_lz4, flat_lists, producer, send, whole_batches
 from bench.raw.batch import TOPICS, TYPES, Batch, Records, Said, Step
 from sandbox.lifeline import end_with_parent
 from sandbox.partner import kafka_options
@@ -203,6 +203,7 @@ async def _read(db: asyncpg.Connection, batch_id: int) -> list[Said]:
 async def main(place: Place) -> None:
     """Run until ended."""
     cheap_lz4()
+    flat_lists()
     whole_batches()
     role = importlib.import_module(f"bench.raw.{place.service}")
     loop = Loop(place, role.STEPS)
