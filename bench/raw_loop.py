@@ -222,7 +222,7 @@ async def main(place: Place) -> None:
     await consumer.start()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    gc.set_threshold(1_000_000, 50, 50)  # a batch holds many objects at once, hardly any in a cycle
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, loop.stop.set)
