@@ -1,5 +1,5 @@
-"""How do the load generator and the raw loop reach Kafka, and the raw loop Postgres? The cheapest client for
-each side, the same for both loops.
+"""How do the load generator and the raw loop reach Kafka? The cheapest client for each side, the same for
+both loops.
 """
 
 import asyncio
@@ -15,7 +15,6 @@ from aiokafka.codec import lz4_encode
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record import _crecords
-from asyncpg.protocol import protocol
 from msgspec import Struct
 
 from contracts.topics import PARTITIONS
@@ -37,13 +36,6 @@ class Record(Struct, frozen=True, gc=False):
 def cheap_lz4() -> None:
     """aiokafka compresses at level 9 and has no setting for it; see services.chassis.service."""
     _crecords.default_records.lz4_encode = partial(lz4_encode, level=1)
-
-
-def flat_lists() -> None:
-    """asyncpg asks each element of a list, by an abstract class, whether it is a list too, which costs more
-    than to write it. Ours are flat, and a list is what is a list.
-    """
-    vars(protocol)["IterableABC"] = list
 
 
 class Heard(Struct, frozen=True, gc=False):

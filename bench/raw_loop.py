@@ -1,7 +1,7 @@
 """What does this work cost at least? The same rows, facts and checks as the services, in plain loops
 without a framework.
 
-`python -m bench.raw_loop FILE`: one service's loop. Consume at most 8 batches → decode → inbox, locks,
+`python -m bench.raw_loop FILE`: one service's loop. Consume at most 1000 → decode → inbox, locks,
 the business's statements, outbox → commit → produce. It *is* the limit that the benchmark quotes, so whatever
 makes it faster without giving up a guarantee belongs here: COPY, an inbox that only counts, a narrow outbox,
 a relay that reads its own memory in the order of `unsent`, lz4 at level 1, lean decoding, whole batches of
@@ -17,7 +17,6 @@ import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from pathlib import Path
 
 import asyncpg
@@ -26,15 +25,16 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from msgspec import Struct
 
-from bench.clients import Record, cheap_lz4, flat_lists, producer, send, whole_batches
+from bench.clients import Record, cheap_lz4, producer, send, whole_batches
 from bench.raw.batch import TOPICS, TYPES, Batch, Records, Said, Step
 from sandbox.lifeline import end_with_parent
 from sandbox.partner import kafka_options
+from services.chassis.database import flat_lists
 from services.chassis.keys import load_keyring
 from services.chassis.refs import number_of
 from services.chassis.settings import Kafka
 
-MAX_BATCHES = 8  # of producers: some thousand records share what a commit or a COPY costs once
+MAX_BATCHES, MAX_RECORDS = 8, 1000      # of producers, taken at once; in a transaction, as in the services
 OFFSETS_SECONDS = 0.2
 Sorted = dict[bytes, Records]
 _SESSION = {
@@ -78,9 +78,11 @@ class Loop:
         db, committed, dirty = await self.connect(), time.monotonic(), False
         while not self.stop.is_set():
             polled = await consumer.getmany(timeout_ms=500, max_records=MAX_BATCHES)
-            batch = self.sort(chain.from_iterable(polled.values()))
-            if batch and not await self.transact(db, batch, again=False):
-                await self.transact(db, batch, again=True)
+            heard = [record for runs in polled.values() for run in runs for record in run]
+            for begin in range(0, len(heard), MAX_RECORDS):
+                batch = self.sort([heard[begin : begin + MAX_RECORDS]])
+                if batch and not await self.transact(db, batch, again=False):
+                    await self.transact(db, batch, again=True)
             dirty = dirty or bool(polled)
             if dirty and time.monotonic() - committed > OFFSETS_SECONDS:
                 await consumer.commit()

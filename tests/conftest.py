@@ -9,7 +9,10 @@ import pytest
 
 from sandbox.postgres import remove
 from sandbox.stack import Servers, Stack, provision_stack
+from services.chassis.database import flat_lists
 from tests.ground import Database, empty_tables, empty_topics, remember_seed
+
+flat_lists()    # as the services do: what is no list would fail there only
 
 
 @pytest.fixture(scope="session")

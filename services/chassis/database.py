@@ -5,6 +5,7 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 import asyncpg
+from asyncpg.protocol import protocol
 
 Result = TypeVar("Result")
 # The order of the limits is a promise: an attempt ends itself, is put back, and at last parked. Were the
@@ -49,6 +50,13 @@ AGAIN = (
     asyncpg.UniqueViolationError,
     asyncpg.InvalidCachedStatementError,
 )
+
+
+def flat_lists() -> None:
+    """From now on asyncpg takes lists only, and flat ones: it asks each element of an array, by an abstract
+    class, whether it is an array too, which costs more than to write it.
+    """
+    vars(protocol)["IterableABC"] = list
 
 
 async def connect(dsn: str, name: str, *, guarded: bool = False) -> asyncpg.Connection:

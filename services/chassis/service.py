@@ -27,7 +27,7 @@ from services.chassis import health, lenient, telemetry
 from services.chassis.batch import Engine, is_ours_to_stop
 from services.chassis.calls import Calls, Gateway
 from services.chassis.commands import Commands
-from services.chassis.database import connect
+from services.chassis.database import connect, flat_lists
 from services.chassis.door import Door
 from services.chassis.halt import Halt, Unstoppable
 from services.chassis.keys import Keyring, load_keyring
@@ -66,6 +66,7 @@ class Service:
         telemetry.configure(settings.service, settings.telemetry)
         _cheap_lz4()
         lenient.install()
+        flat_lists()
         uvloop.run(self._main(settings))
 
     async def _main(self, settings: Settings) -> None:
@@ -80,7 +81,7 @@ class Service:
             starting.result()
             gc.collect()
             gc.freeze()
-            gc.set_threshold(50_000, 50, 50)
+            gc.set_threshold(1_000_000, 50, 50)     # a batch holds many objects, hardly any in a cycle
             await stopped
         starting.cancel()
         await running.stop()
