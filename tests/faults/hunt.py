@@ -15,9 +15,11 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import msgspec
+from confluent_kafka.admin import AdminClient
 from msgspec import Struct, to_builtins
 from msgspec.structs import replace
 
@@ -34,6 +36,7 @@ from tests.faults.plan import Plan
 from tests.faults.report import write_section
 from tests.faults.siege import besieged
 from tests.ground import empty_tables, empty_topics, remember_seed
+from tests.waiting import until
 
 SMALL = Plan(citizens=120, points_once=True, point_seconds=15.0)
 LONGEST_SECONDS = 600.0
@@ -81,7 +84,7 @@ async def sought(bug: Bug) -> Found:
 async def _city(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[str]:
     plan = msgspec.convert(to_builtins(SMALL) | bug.under, Plan)
     await empty_tables(stack)
-    await asyncio.to_thread(empty_topics, stack.kafka_admin)
+    await asyncio.to_thread(until, partial(_is_empty, stack.kafka_admin), "the last city's groups to end", 60)
     async with besieged(servers, stack, folder, bug=bug.name) as siege:
         living = asyncio.create_task(torture.torture(plan, siege, _silent, patience_seconds=150.0))
         looking = asyncio.create_task(_first_broken(stack))
@@ -90,6 +93,13 @@ async def _city(bug: Bug, servers: Servers, stack: Stack, folder: Path) -> list[
             return looking.result() if looking.done() else living.result().wrong
         finally:
             await end(living, looking)
+
+
+def _is_empty(bootstrap: str) -> bool:
+    """No record and no group: members that were killed stay in theirs for a while, and with them offsets."""
+    empty_topics(bootstrap)
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    return not admin.list_consumer_groups().result().valid
 
 
 async def _first_broken(stack: Stack) -> list[str]:
