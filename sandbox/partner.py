@@ -126,7 +126,10 @@ class Partner:
         """Let go of everything; who still waits for an answer is told that none comes."""
         await end(*self._tasks)
         self._give_up(Unanswered(f"{self.who.code} has stopped"))
-        await asyncio.gather(self._producer.stop(), self._consumer.stop())
+        stopped = await asyncio.gather(self._producer.stop(), self._consumer.stop(), return_exceptions=True)
+        if any(isinstance(how, asyncio.CancelledError) for how in stopped):
+            # aiokafka cancels a fetch that waits to be tried again, and trips over it half way through stopping
+            await self._consumer._client.close()
 
     # ---- what goes out
 

@@ -2,12 +2,15 @@
 
 import signal
 import time
+from datetime import UTC, datetime
 
 import aiohttp
 import pytest
 
 from contracts.answers import Accepted
+from sandbox.partner import Partner
 from services.chassis.ids import uuid7
+from services.chassis.keys import load_keyring
 from tests.faults import verdict
 from tests.faults.feed import Feed
 from tests.faults.field import Field, until
@@ -73,3 +76,17 @@ async def test_started_without_postgres_a_service_refuses_at_the_door_and_waits(
         await field.start_postgres()
         assert isinstance(await feed.knock(http, member.door, "r-0"), Accepted)
         assert await verdict.gather_wrong(field, feed, NOBODY, 60) == []
+
+
+async def test_a_partner_whose_broker_is_gone_can_stop(field: Field) -> None:
+    key_file = field.keys / "operators.json"
+    for _ in range(5):
+        partner = Partner("operators", field.stack.kafka("operators"), load_keyring(key_file), _now)
+        await partner.start()
+        await field.stop_kafka()
+        await partner.stop()
+        await field.start_kafka()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
