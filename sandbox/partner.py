@@ -128,8 +128,7 @@ class Partner:
         self._give_up(Unanswered(f"{self.who.code} has stopped"))
         stopped = await asyncio.gather(self._producer.stop(), self._consumer.stop(), return_exceptions=True)
         if any(isinstance(how, asyncio.CancelledError) for how in stopped):
-            # aiokafka cancels a fetch that waits to be tried again, and trips over it on its way out
-            await self._consumer._client.close()
+            await self._consumer._client.close()    # aiokafka tripped over a fetch that it cancelled itself
 
     # ---- what goes out
 
