@@ -5,16 +5,13 @@ both loops.
 import asyncio
 import time
 from collections.abc import Iterator
-from functools import partial
 from itertools import accumulate
 from random import Random
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.codec import lz4_encode
 from aiokafka.consumer import fetcher
 from aiokafka.errors import CorruptRecordException
-from aiokafka.record import _crecords
 from msgspec import Struct
 
 from contracts.topics import PARTITIONS
@@ -31,11 +28,6 @@ class Record(Struct, frozen=True, gc=False):
     key: bytes
     value: bytes
     headers: Headers
-
-
-def cheap_lz4() -> None:
-    """aiokafka compresses at level 9 and has no setting for it; see services.chassis.service."""
-    _crecords.default_records.lz4_encode = partial(lz4_encode, level=1)
 
 
 class Heard(Struct, frozen=True, gc=False):

@@ -23,7 +23,7 @@ from aiokafka import AIOKafkaConsumer
 from msgspec import Struct
 
 from bench import sink
-from bench.clients import Headers, Record, arrivals, cheap_lz4, consumer_at_end, producer, send, stream
+from bench.clients import Headers, Record, arrivals, consumer_at_end, producer, send, stream
 from bench.load import SCHEME, YEAR, Applicant, read
 from contracts.answers import Accepted, Rejected
 from contracts.billing import BILLS
@@ -43,6 +43,7 @@ from sandbox.people import REGION
 from services.chassis import trust
 from services.chassis.ids import partition_of, uuid7
 from services.chassis.keys import Keyring, load_keyring
+from services.chassis.relay import cheap_lz4
 from services.chassis.settings import Kafka
 
 BANK, AGENCY = PARTNERS["bank"].topic, PARTNERS[REGION].topic

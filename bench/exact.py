@@ -20,7 +20,6 @@ import msgspec
 from msgspec import Struct
 
 from bench import load, ours, results, wal
-from bench.clients import cheap_lz4
 from bench.driver import ISSUED, SUBMITTED, Driver, Issued, World, decode_issued, decode_submitted
 from bench.exact_sides import Engines, Mail, RawEngines, Side
 from bench.load import Applicant
@@ -33,6 +32,7 @@ from contracts.topics import SERVICES
 from sandbox.keys import make_keys
 from sandbox.processes import ROOT
 from sandbox.stack import Stack
+from services.chassis.relay import cheap_lz4
 from services.chassis.settings import Kafka
 
 PEOPLE = 100  # of one batch

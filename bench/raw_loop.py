@@ -25,13 +25,14 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from msgspec import Struct
 
-from bench.clients import Record, cheap_lz4, producer, send, whole_batches
+from bench.clients import Record, producer, send, whole_batches
 from bench.raw.batch import TOPICS, TYPES, Batch, Records, Said, Step
 from sandbox.lifeline import end_with_parent
 from sandbox.partner import kafka_options
 from services.chassis.database import flat_lists
 from services.chassis.keys import load_keyring
 from services.chassis.refs import number_of
+from services.chassis.relay import cheap_lz4
 from services.chassis.settings import Kafka
 
 MAX_BATCHES, MAX_RECORDS = 8, 1000      # of producers, taken at once; in a transaction, as in the services

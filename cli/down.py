@@ -56,7 +56,7 @@ def _end_supervisor() -> str:
     end = time.monotonic() + _WAIT_SECONDS
     left = wait_until_gone([supervisor], _WAIT_SECONDS)
     while is_up(STACK_FOLDER) and time.monotonic() < end:
-        time.sleep(0.05)
+        time.sleep(0.05)    # another process lets go of a lock: no event
     if left or is_up(STACK_FOLDER):
         return f"process {state.pid} does not end; kill -9 {state.pid} ends it and all it started"
     return ""

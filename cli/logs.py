@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         while args.follow:
             sys.stdout.write(file.read())
             sys.stdout.flush()
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_LOOK_SECONDS)   # until Ctrl-C; a file that grows raises no event everywhere
     return 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sandbox.stack import Stack
 
 HELP = "send commands as a channel and print the answers"
-_LOOK_SECONDS = 0.02
+_LOOK_SECONDS = 0.02    # answers and parkings come by two roads: whichever is first
 _MOST_BYTES = 256_000_000
 TAMPERINGS = ("body", "signature", "key", "type", "id", "unsigned")
 _FORGERIES = {
@@ -161,7 +161,7 @@ async def _push(args: argparse.Namespace, wishes: list[Wish]) -> int:
         async with Parkings.heard(stack) as parkings:
             for number, wish in enumerate(wishes):
                 if number and args.delay:
-                    await asyncio.sleep(args.delay)
+                    await asyncio.sleep(args.delay)     # asked for: --delay
                 unexpected += await _say_once(partner, parkings, wish, args) == bool(args.tamper)
     except (KafkaError, ValueError) as error:
         return _say(str(error))

@@ -10,7 +10,7 @@ from cli.place import ROOT, STACK_FOLDER, say
 HELP = "start Kafka, Postgres, the services and the outside world in the background"
 _WAIT_SECONDS = 300.0  # the very first start fetches Kafka
 _END_SECONDS = 90.0
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.05    # at what another process writes down: no event
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

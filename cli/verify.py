@@ -82,7 +82,7 @@ async def _asked(db: "asyncpg.Connection", invariant: "Invariant") -> Result:
     began = time.monotonic()
     wrong = await _rows(db, invariant)
     while wrong and invariant.quiet and time.monotonic() - began < PATIENCE_SECONDS:
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.5)    # rows that go away raise no event
         still = await _rows(db, invariant)
         wrong = [row for row in wrong if row in still]
     return _result(invariant.id, invariant.says, invariant.todo, wrong, began)

@@ -154,7 +154,7 @@ class Kafka:
         while self._child.poll() is None and time.monotonic() < end:
             if listens(self._taken["admin"]) and _coordinates(self.admin):
                 return True
-            time.sleep(0.02)
+            time.sleep(0.02)    # a port that opens raises no event
         self.stop()
         return False
 

@@ -238,10 +238,10 @@ class Partner:
         while times and time.monotonic() < deadline:
             status, body = await self._knock(http, door, self.letter(command))
             while status == 202 and time.monotonic() < deadline:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)    # a door tells nobody when it has decided
                 status, body = await self.query_http(http, door, command.request_id)  # type: ignore[attr-defined]
             if status in (0, 404, 429, 503):
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.2)    # not now
             else:
                 times -= 1
         try:

@@ -105,7 +105,7 @@ class Keeper:
         if self._log.exists() and self._log.stat().st_size > _LOG_BYTES:
             self._log.replace(self._log.with_suffix(".log.1"))
         if self._child is not None:
-            self._child.stop()
+            self._child.stop()  # it has ended; this closes the pipe to it
         self._child = Child(
             self.process.command, log=self._log, env=self.process.env, grace_seconds=_STOP_SECONDS, cwd=ROOT
         )

@@ -88,7 +88,7 @@ async def _bill(bank: Partner, person: PersonId, name: str) -> dict[str, Any]:
         assert time.monotonic() < end, answer
         assert answer.refusal.retryable, answer
         number += 1
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_LOOK_SECONDS)  # a refusal said: again later
 
 
 async def _said(partner: Partner, command: Any) -> dict[str, Any]:

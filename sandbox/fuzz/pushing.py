@@ -19,8 +19,8 @@ from sandbox.stack import Stack
 from services.chassis import misfits
 
 PATIENCE_SECONDS = 60.0  # for the last one's answer; what takes so long is counted as late all the same
-_LOOK_SECONDS = 0.1
-_TICK_SECONDS = 0.01
+_LOOK_SECONDS = 0.1     # at what several services have done meanwhile: no event
+_TICK_SECONDS = 0.01    # of the steady rate
 _MOST_FLYING = 1_000
 _DETAILS = 'select topic, partition, "offset", detail from {s}.parked where at >= $1 and "offset" is not null'
 _PROGRESS = 'select topic, partition, max("offset") from {s}.progress group by 1, 2'
